@@ -1,0 +1,31 @@
+# Each target makes .venv with all that it needs when there is none.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test test-slow lint format notebooks bench
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+train: .venv/installed
+	$(BIN)/python scripts/train.py --out runs/mnist_sample $(ARGS)
+
+test: .venv/installed
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: .venv/installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: .venv/installed
+	$(BIN)/python scripts/benchmark.py $(ARGS)

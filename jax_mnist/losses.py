@@ -1,0 +1,87 @@
+"""Losses, one number per example: whoever calls takes the mean, and decides over which examples."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Num, Shaped
+
+
+def _one_column(scores: Array, labels: Array) -> tuple[Array, Array]:
+    """Drop the last axis of scores [..., 1] and give the labels their dtype; broadcasting the two would be silent."""
+    scores, labels = jnp.asarray(scores), jnp.asarray(labels)
+    if scores.shape == (*labels.shape, 1):
+        scores = scores[..., 0]
+    if scores.shape != labels.shape:
+        raise ValueError(
+            f"scores of shape {scores.shape} do not fit labels of shape {labels.shape}: "
+            "give scores [..., 1] (or [...]) and labels [...]"
+        )
+    return scores, labels.astype(scores.dtype)
+
+
+def mnist_loss(scores: Float[Array, "..."], labels: Shaped[Array, "..."]) -> Float[Array, "..."]:
+    """The chapter's loss: how far the sigmoid of the score is from its label.
+
+    `scores` float [..., 1] (or [...]) before the sigmoid, `labels` [...] of 0 and 1; returns [...] in [0, 1].
+    Raises ValueError where the shapes do not fit. From the chapter's section "The MNIST Loss Function".
+
+    >>> mnist_loss(jnp.array([[0.0], [100.0]]), jnp.array([1, 0]))
+    Array([0.5, 1. ], dtype=float32)
+    """
+    scores, labels = _one_column(scores, labels)
+    predictions = jax.nn.sigmoid(scores)
+    return jnp.where(labels == 1, 1 - predictions, predictions)
+
+
+def l1(predictions: Float[Array, "..."], targets: Num[Array, "..."]) -> Float[Array, "..."]:
+    """The absolute difference between a prediction and its target.
+
+    `predictions` float [...] (or [..., 1]), `targets` [...] of any number type; returns [...]. With predictions
+    that are already in [0, 1] it is the chapter's first `mnist_loss`, the one before the sigmoid. Raises
+    ValueError where the shapes do not fit.
+
+    >>> l1(jnp.array([0.9, 0.4, 0.2]), jnp.array([1, 0, 1])).mean().round(4)
+    Array(0.4333, dtype=float32)
+    """
+    predictions, targets = _one_column(predictions, targets)
+    return jnp.abs(predictions - targets)
+
+
+def mse(predictions: Float[Array, "..."], targets: Num[Array, "..."]) -> Float[Array, "..."]:
+    """The squared difference between a prediction and its target; the mean of it is the mean squared error.
+
+    `predictions` float [...] (or [..., 1]), `targets` [...] of any number type; returns [...]. The root of its
+    mean is the chapter's L2 norm. Raises ValueError where the shapes do not fit.
+
+    >>> mse(jnp.array([1.0, 2.0]), jnp.array([3, 2]))
+    Array([4., 0.], dtype=float32)
+    """
+    predictions, targets = _one_column(predictions, targets)
+    return jnp.square(predictions - targets)
+
+
+def binary_cross_entropy(scores: Float[Array, "..."], labels: Num[Array, "..."]) -> Float[Array, "..."]:
+    """The negative log likelihood of a label under the sigmoid of its score, in nats.
+
+    `scores` float [..., 1] (or [...]) before the sigmoid, `labels` [...] of 0 and 1; returns [...], finite for
+    every finite score. Raises ValueError where the shapes do not fit.
+
+    >>> binary_cross_entropy(jnp.array([[0.0]]), jnp.array([1]))
+    Array([0.6931472], dtype=float32)
+    """
+    return optax.sigmoid_binary_cross_entropy(*_one_column(scores, labels))
+
+
+def softmax_cross_entropy(scores: Float[Array, "*b c"], labels: Num[Array, "*b"]) -> Float[Array, "*b"]:
+    """The negative log likelihood of a class under the softmax of the scores, in nats.
+
+    `scores` float [..., c] before the softmax, `labels` int [...] in 0..c-1; returns [...]. The loss for more
+    than two classes, as `torch.nn.functional.cross_entropy(..., reduction="none")`. Raises ValueError where the
+    shapes do not fit.
+
+    >>> softmax_cross_entropy(jnp.zeros((1, 10)), jnp.array([3]))
+    Array([2.3025851], dtype=float32)
+    """
+    if scores.shape[:-1] != labels.shape:
+        raise ValueError(f"scores of shape {scores.shape} need labels of shape {scores.shape[:-1]}, not {labels.shape}")
+    return optax.softmax_cross_entropy_with_integer_labels(scores, labels)

@@ -1,0 +1,1 @@
+"""Models: pairs of `init` and `apply`."""

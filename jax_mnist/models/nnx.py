@@ -1,0 +1,77 @@
+"""The pairs made of Flax NNX modules: split when they are initialized, merged when they are applied."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..types import Model, Params
+
+
+class Mlp(nnx.Module):
+    """Linear layers with ReLUs between: x [b, sizes[0]] -> scores [b, sizes[-1]]."""
+
+    def __init__(self, sizes: Sequence[int], rngs: nnx.Rngs):
+        self.layers = nnx.List(
+            [
+                nnx.Linear(i, o, param_dtype=jnp.result_type(float), rngs=rngs)
+                for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+            ]
+        )
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b c"]:
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = nnx.relu(layer(x))
+        return last(x)
+
+
+def flax_mlp(sizes: Sequence[int]) -> Model:
+    """The chapter's net as a Flax NNX module, as a Model: the same chain of layers as `mlp`, started as Flax does.
+
+    Parameters are {"layers": {0: {"kernel": [i, o], "bias": [o]}, ...}}. Raises ValueError for sizes that make
+    no layer.
+
+    >>> import jax
+    >>> flax_mlp((784, 30, 1)).init(jax.random.key(0))["layers"][0]["kernel"].shape
+    (784, 30)
+    """
+    if len(sizes) < 2 or any(size < 1 for size in sizes):
+        raise ValueError(f"sizes must hold two or more positive integers, such as (784, 30, 1), not {tuple(sizes)}")
+    return from_flax(lambda rngs: Mlp(tuple(sizes), rngs))
+
+
+def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int] | None = None) -> Model:
+    """A Flax NNX module of one's own as a Model.
+
+    `make(rngs)` builds it. Its call takes x float [b, h*w*c] with pixels in [0, 1], or, with `input_shape`,
+    x [b, *input_shape], such as (28, 28, 1) for convolutions. Parameters are a plain nested dict, as from
+    `nnx.to_pure_dict`. Raises ValueError for a module that carries more than parameters (dropout, batch
+    statistics): a pair of `init` and `apply` has no place for it.
+
+    >>> import jax
+    >>> model = from_flax(lambda rngs: nnx.Linear(784, 10, rngs=rngs))
+    >>> model.apply(model.init(jax.random.key(0)), jnp.zeros((2, 784))).shape
+    (2, 10)
+    """
+    graph, _, rest = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param, ...)
+    carried = sorted({".".join(map(str, path)): None for path, _ in nnx.to_flat_state(rest)})
+    if carried:
+        raise ValueError(
+            f"the module carries state beside its parameters ({', '.join(carried)}), as dropout and batch "
+            "statistics do; a Model holds parameters alone"
+        )
+
+    def init(key: PRNGKeyArray) -> Params:
+        return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), nnx.Param))
+
+    def apply(params: Params, x: Float[Array, "b i"]) -> Any:
+        if input_shape is not None:
+            x = x.reshape(len(x), *input_shape)
+        module: Any = nnx.merge(graph, params)
+        return module(x)
+
+    return Model(init, apply)

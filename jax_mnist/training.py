@@ -1,0 +1,266 @@
+"""One training loop for every model: steps 6 and 7 of the chapter's seven, repeat and stop."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .data.batches import epoch_indices, take_batch
+from .metrics import correct
+from .types import Batch, Dataset, History, Metrics, Model, Params, Row, Splits, TrainState
+
+LossFunction = Callable[[Any, Any], Any]
+"""scores [b, c], labels [b] -> one loss per example [b]."""
+
+EVALUATION_BATCH = 1024
+
+
+def init_state(key: PRNGKeyArray, model: Model, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first epoch: parameters drawn from the key, and a key of its own for the order.
+
+    >>> from jax_mnist import linear
+    >>> init_state(jax.random.key(0), linear(), optax.sgd(1.0)).epoch
+    Array(0, dtype=int32)
+    """
+    params_key, order_key = jax.random.split(key)
+    params = model.init(params_key)
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), order_key)
+
+
+def make_step(
+    model: Model, loss_fn: LossFunction, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Batch], tuple[TrainState, Float[Array, ""]]]:
+    """One optimizer step as a compiled function: `step(state, batch) -> (state, loss)`.
+
+    The loss is the batch's mean before the step, padding left out. `train_epoch` scans this function over an
+    epoch; it also takes batches from any other iterator.
+
+    >>> from jax_mnist import Batch, linear, mnist_loss
+    >>> optimizer = optax.sgd(1.0)
+    >>> step = make_step(linear(), mnist_loss, optimizer)
+    >>> state = init_state(jax.random.key(0), linear(), optimizer)
+    >>> batch = Batch(jnp.zeros((4, 784)), jnp.array([1, 1, 1, 1]), jnp.ones(4, bool))
+    >>> for _ in range(2):
+    ...     state, loss = step(state, batch)
+    """
+
+    def mean_loss(params: Params, batch: Batch) -> Float[Array, ""]:
+        return jnp.mean(loss_fn(model.apply(params, batch.x), batch.y), where=batch.mask)
+
+    @jax.jit
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Float[Array, ""]]:
+        loss, gradients = jax.value_and_grad(mean_loss)(state.params, batch)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        return state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state), loss
+
+    return step
+
+
+@jax.jit(static_argnames=("model", "loss_fn", "optimizer", "batch_size", "shuffle"))
+def train_epoch(
+    state: TrainState,
+    dataset: Dataset,
+    *,
+    model: Model,
+    loss_fn: LossFunction,
+    optimizer: optax.GradientTransformation,
+    batch_size: int = 256,
+    shuffle: bool = True,
+) -> tuple[TrainState, Float[Array, ""]]:
+    """One epoch as one compiled program: a `lax.scan` of the step over all batches.
+
+    `dataset` holds uint8 pixels, which become float batch by batch inside the program. Returns the new state and
+    the mean loss over all images, each seen before its batch's step.
+
+    >>> from jax_mnist import linear, load, mnist_loss
+    >>> optimizer = optax.sgd(1.0)
+    >>> state = init_state(jax.random.key(0), linear(), optimizer)
+    >>> options = dict(model=linear(), loss_fn=mnist_loss, optimizer=optimizer)
+    >>> state, loss = train_epoch(state, load("mnist_sample").train, **options)
+    >>> int(state.epoch), bool(loss < 0.3)
+    (1, True)
+    """
+    step = make_step(model, loss_fn, optimizer)
+
+    def one_batch(state: TrainState, places: tuple[Array, Array]) -> tuple[TrainState, Float[Array, ""]]:
+        state, loss = step(state, take_batch(dataset, *places))
+        return state, loss * jnp.sum(places[1]).astype(loss.dtype)
+
+    places = epoch_indices(state.key, state.epoch, len(dataset), batch_size, shuffle)
+    state, losses = jax.lax.scan(one_batch, state, places)
+    return state._replace(epoch=state.epoch + 1), jnp.sum(losses) / len(dataset)
+
+
+def evaluate(
+    model: Model, params: Params, dataset: Dataset, loss_fn: LossFunction, batch_size: int = EVALUATION_BATCH
+) -> Metrics:
+    """The mean loss and the accuracy over a dataset, every image counted once whatever the batch size.
+
+    Returns Metrics(loss float, accuracy float in [0, 1], count int), each an array []. Raises ValueError where
+    model, dataset and loss do not fit together.
+
+    >>> from jax_mnist import linear, load, mnist_loss
+    >>> params = jax.tree.map(jnp.zeros_like, linear().init(jax.random.key(0)))
+    >>> metrics = evaluate(linear(), params, load("mnist_sample").valid, mnist_loss)
+    >>> float(metrics.loss), int(metrics.count)
+    (0.5, 2038)
+    """
+    check_fit(model, params, dataset, loss_fn, batch_size)
+    return evaluate_epoch(params, dataset, model=model, loss_fn=loss_fn, batch_size=batch_size)
+
+
+@jax.jit(static_argnames=("model", "loss_fn", "batch_size"))
+def evaluate_epoch(
+    params: Params, dataset: Dataset, *, model: Model, loss_fn: LossFunction, batch_size: int = EVALUATION_BATCH
+) -> Metrics:
+    """`evaluate` as one compiled program, for use inside `vmap` and `jit`, where nothing can be checked."""
+
+    def one_batch(sums: tuple[Array, Array], places: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        batch = take_batch(dataset, *places)
+        scores = model.apply(params, batch.x)
+        loss_sum = jnp.sum(loss_fn(scores, batch.y), where=batch.mask)
+        right = jnp.sum(correct(scores, batch.y), where=batch.mask, dtype=jnp.int32)
+        return (sums[0] + loss_sum.astype(sums[0].dtype), sums[1] + right), None
+
+    places = epoch_indices(jax.random.key(0), 0, len(dataset), batch_size, shuffle=False)
+    (loss_sum, right), _ = jax.lax.scan(one_batch, (jnp.zeros(()), jnp.zeros((), jnp.int32)), places)
+    count = len(dataset)
+    return Metrics(loss_sum / count, right / count, jnp.asarray(count, jnp.int32))
+
+
+def check_fit(model: Model, params: Params, dataset: Dataset, loss_fn: LossFunction, batch_size: int) -> None:
+    """Raise ValueError, saying what would be right, where model, dataset and loss do not fit together.
+
+    Nothing is computed: shapes are traced, and the largest label is looked up.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+    if len(dataset) == 0:
+        raise ValueError("the dataset has no images")
+    x = jax.ShapeDtypeStruct((batch_size, int(np.prod(dataset.images.shape[1:]))), jnp.result_type(float))
+    labels = jax.ShapeDtypeStruct((batch_size,), dataset.labels.dtype)
+    try:
+        scores = jax.eval_shape(model.apply, params, x)
+    except TypeError as error:
+        raise ValueError(f"the model does not take x of shape {x.shape}: {error}") from error
+    if scores.ndim != 2 or scores.shape[0] != batch_size:
+        raise ValueError(f"the model must give scores [b, c] for x {x.shape}, not {scores.shape}")
+    classes = max(scores.shape[1], 2)
+    smallest, largest = int(dataset.labels.min()), int(dataset.labels.max())
+    if smallest < 0 or largest >= classes:
+        raise ValueError(
+            f"labels {smallest}..{largest} do not fit a model with {scores.shape[1]} column(s) of scores, "
+            f"which tells {classes} classes apart"
+        )
+    losses = jax.eval_shape(loss_fn, scores, labels)
+    if losses.shape != (batch_size,):
+        raise ValueError(f"loss_fn must give one loss per example, [{batch_size}], not {list(losses.shape)}")
+
+
+def epochs(
+    key: PRNGKeyArray,
+    model: Model,
+    splits: Splits,
+    *,
+    count: int,
+    loss_fn: LossFunction,
+    optimizer: optax.GradientTransformation,
+    batch_size: int = 256,
+    shuffle: bool = True,
+    state: TrainState | None = None,
+) -> Iterator[tuple[TrainState, Row]]:
+    """Train, one epoch at a time: yields (TrainState, Row) after each, so that a plain `for` sees and stops it.
+
+    `count` is the number of epochs in all: with a `state` to go on from, those it has behind it are counted in,
+    and `key` is not used. The same key gives the same bits on the same machine. Compilation happens before the
+    first epoch and is in no row's seconds. Raises ValueError where model, data and loss do not fit together.
+
+    >>> from jax_mnist import linear, load, mnist_loss
+    >>> run = epochs(jax.random.key(0), linear(), load("mnist_sample"), count=20, loss_fn=mnist_loss,
+    ...              optimizer=optax.sgd(1.0))
+    >>> for state, row in run:
+    ...     if row.accuracy > 0.95:
+    ...         break
+    >>> row.epoch < 20
+    True
+    """
+    state = init_state(key, model, optimizer) if state is None else state
+    for part in splits:
+        check_fit(model, state.params, part, loss_fn, batch_size)
+    options = {"model": model, "loss_fn": loss_fn}
+    train_options = {**options, "optimizer": optimizer, "batch_size": batch_size, "shuffle": shuffle}
+    return _epochs(state, jax.device_put(splits), count, train_options, options)
+
+
+def _epochs(
+    state: TrainState, splits: Splits, count: int, train_options: dict[str, Any], options: dict[str, Any]
+) -> Iterator[tuple[TrainState, Row]]:
+    train_epoch.lower(state, splits.train, **train_options).compile()
+    evaluate_epoch.lower(state.params, splits.valid, **options).compile()
+    while state.epoch < count:
+        start = time.perf_counter()
+        state, loss = jax.block_until_ready(train_epoch(state, splits.train, **train_options))
+        trained = time.perf_counter()
+        metrics = jax.device_get(evaluate_epoch(state.params, splits.valid, **options))
+        evaluated = time.perf_counter()
+        losses = (float(loss), float(metrics.loss), float(metrics.accuracy))
+        yield state, Row(int(state.epoch), *losses, trained - start, evaluated - trained)
+
+
+_run_epochs = epochs  # `fit` has an argument of this name
+
+
+def fit(
+    key: PRNGKeyArray,
+    model: Model,
+    splits: Splits,
+    *,
+    epochs: int,
+    loss_fn: LossFunction,
+    optimizer: optax.GradientTransformation,
+    batch_size: int = 256,
+    shuffle: bool = True,
+    state: TrainState | None = None,
+) -> tuple[TrainState, History]:
+    """Train to the end: the chapter's `Learner.fit`.
+
+    The arguments are those of the function `epochs`, with its `count` named `epochs`. Returns the last state and
+    the History, one array [epochs] a column. No array of the caller's is deleted. Raises ValueError where model,
+    data and loss do not fit together.
+
+    >>> from jax_mnist import load, mlp, mnist_loss
+    >>> state, history = fit(jax.random.key(0), mlp((784, 30, 1)), load("mnist_sample"), epochs=2,
+    ...                      loss_fn=mnist_loss, optimizer=optax.sgd(0.1))
+    >>> history.accuracy.shape, bool(history.accuracy[-1] > 0.9)
+    ((2,), True)
+    """
+    state = init_state(key, model, optimizer) if state is None else state
+    run = _run_epochs(
+        key,
+        model,
+        splits,
+        count=epochs,
+        loss_fn=loss_fn,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        state=state,
+    )
+    rows = []
+    for state, row in run:
+        rows.append(row)
+    return state, as_history(rows)
+
+
+def as_history(rows: list[Row]) -> History:
+    """The rows of a run as columns.
+
+    >>> as_history([Row(1, 0.5, 0.4, 0.9, 0.01, 0.001), Row(2, 0.3, 0.3, 0.95, 0.01, 0.001)]).accuracy
+    array([0.9 , 0.95])
+    """
+    return History(*(np.array([row[i] for row in rows]) for i in range(len(Row._fields))))

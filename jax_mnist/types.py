@@ -1,0 +1,106 @@
+"""The data types that every other file passes along; no logic."""
+
+import dataclasses
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+Params = Any
+"""A model's parameters: any pytree of arrays."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images with their labels.
+
+    `images` is uint8 [n, h, w] with pixels in 0..255 (0 is background), `labels` int32 [n]. `len()` counts
+    the images and `dataset[i]` is (image, label), which is all that PyTorch's DataLoader and grain ask for.
+
+    >>> dataset = Dataset(np.zeros((2, 28, 28), np.uint8), np.array([3, 7], np.int32))
+    >>> len(dataset), int(dataset[-1][1])
+    (2, 7)
+    """
+
+    images: Array
+    labels: Array
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def __getitem__(self, index: Any) -> tuple[Any, Any]:
+        # JAX clamps an index that is out of range, so a plain `for` over a dataset would never end.
+        position = range(len(self))[operator.index(index)]
+        return self.images[position], self.labels[position]
+
+
+class Splits(NamedTuple):
+    """A dataset's two parts: the images to learn from and the images to judge by."""
+
+    train: Dataset
+    valid: Dataset
+
+
+class Batch(NamedTuple):
+    """What one step sees: x float [b, h*w] with pixels in [0, 1], y int32 [b], mask bool [b], False at padding."""
+
+    x: Array
+    y: Array
+    mask: Array
+
+
+class Layer(NamedTuple):
+    """One layer's parameters: weights [i, o] and bias [o], both float."""
+
+    weights: Array
+    bias: Array
+
+
+class Model(NamedTuple):
+    """A pair of pure functions: `init(key) -> params` and `apply(params, x [b, i]) -> scores [b, c]`."""
+
+    init: Callable[..., Params]
+    apply: Callable[..., Any]
+
+
+class TrainState(NamedTuple):
+    """All that training carries from one epoch to the next; `epoch` counts those done, `key` orders the images."""
+
+    params: Params
+    opt_state: Any
+    epoch: Array
+    key: Array
+
+
+class Metrics(NamedTuple):
+    """A dataset's mean loss, share of right answers in [0, 1], and the number of images they are taken over."""
+
+    loss: Array
+    accuracy: Array
+    count: Array
+
+
+class Row(NamedTuple):
+    """One epoch's record: `seconds` is its training alone, without evaluation and compilation."""
+
+    epoch: int
+    train_loss: float
+    valid_loss: float
+    accuracy: float
+    seconds: float
+    evaluation_seconds: float
+
+
+class History(NamedTuple):
+    """The rows of a run as columns: one array [epochs] for each field of Row."""
+
+    epoch: np.ndarray
+    train_loss: np.ndarray
+    valid_loss: np.ndarray
+    accuracy: np.ndarray
+    seconds: np.ndarray
+    evaluation_seconds: np.ndarray
