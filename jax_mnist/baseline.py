@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from .data.batches import to_float
-from .types import Dataset
+from .types import ArrayLike, Dataset
 
 
 def class_means(dataset: Dataset, class_count: int | None = None) -> Float[Array, "c h w"]:
@@ -27,17 +27,18 @@ def class_means(dataset: Dataset, class_count: int | None = None) -> Float[Array
             raise ValueError(f"every class needs an image to have a mean; images per class: {counts.tolist()}")
         class_count = len(counts)
     pixels = to_float(dataset.images)
-    sums = jax.ops.segment_sum(pixels, dataset.labels, class_count)
-    counts = jax.ops.segment_sum(jnp.ones_like(pixels[:, 0, 0]), dataset.labels, class_count)
+    labels = jnp.asarray(dataset.labels)
+    sums = jax.ops.segment_sum(pixels, labels, class_count)
+    counts = jax.ops.segment_sum(jnp.ones_like(pixels[:, 0, 0]), labels, class_count)
     return sums / counts[:, None, None]
 
 
-def _difference(a: Num[Array, "*n h w"], b: Num[Array, "*m h w"]) -> Float[Array, "*k h w"]:
+def _difference(a: Num[ArrayLike, "*n h w"], b: Num[ArrayLike, "*m h w"]) -> Float[Array, "*k h w"]:
     a, b = jnp.broadcast_arrays(to_float(a), to_float(b))
     return a - b
 
 
-def l1_distance(a: Num[Array, "*n h w"], b: Num[Array, "*m h w"]) -> Float[Array, "*k"]:
+def l1_distance(a: Num[ArrayLike, "*n h w"], b: Num[ArrayLike, "*m h w"]) -> Float[Array, "*k"]:
     """The mean absolute difference of two images, or of many images and one: the chapter's `mnist_distance`.
 
     `a` and `b` are [..., h, w], float with pixels in [0, 1] or uint8 (taken as 0..255); they broadcast. Returns
@@ -49,7 +50,7 @@ def l1_distance(a: Num[Array, "*n h w"], b: Num[Array, "*m h w"]) -> Float[Array
     return jnp.abs(_difference(a, b)).mean((-1, -2))
 
 
-def l2_distance(a: Num[Array, "*n h w"], b: Num[Array, "*m h w"]) -> Float[Array, "*k"]:
+def l2_distance(a: Num[ArrayLike, "*n h w"], b: Num[ArrayLike, "*m h w"]) -> Float[Array, "*k"]:
     """The root of the mean squared difference (RMSE) of two images, or of many images and one.
 
     `a` and `b` are [..., h, w], float with pixels in [0, 1] or uint8 (taken as 0..255); they broadcast. Returns
@@ -63,9 +64,9 @@ def l2_distance(a: Num[Array, "*n h w"], b: Num[Array, "*m h w"]) -> Float[Array
 
 @jax.jit(static_argnames="distance")
 def nearest_mean(
-    images: Num[Array, "*n h w"],
-    means: Float[Array, "c h w"],
-    distance: Callable[[Array, Array], Array] = l1_distance,
+    images: Num[ArrayLike, "*n h w"],
+    means: Float[ArrayLike, "c h w"],
+    distance: Callable[[ArrayLike, ArrayLike], Array] = l1_distance,
 ) -> Int[Array, "*n"]:
     """The class whose mean image is nearest: the chapter's `is_3`, for any number of classes.
 
@@ -76,4 +77,4 @@ def nearest_mean(
     >>> nearest_mean(jnp.full((2, 28, 28), 0.9), means)
     Array([1, 1], dtype=int32)
     """
-    return jax.lax.argmin(jax.vmap(lambda mean: distance(images, mean))(means), 0, jnp.int32)
+    return jnp.argmin(jax.vmap(lambda mean: distance(images, mean))(means), axis=0).astype(jnp.int32)

@@ -1,14 +1,15 @@
 """The chapter's learner by hand: initialize, predict, loss, gradient, step; `training.py` repeats and stops."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PRNGKeyArray, Real
+from jaxtyping import Array, Float, Key, PRNGKeyArray, Real, Shaped
 
 from .losses import mnist_loss
-from .types import Batch, Layer, Params
+from .types import ArrayLike, Batch, Layer, Params
 
 Layers = tuple[Layer, ...]
 
@@ -28,7 +29,7 @@ def init_params(key: PRNGKeyArray, sizes: Sequence[int], std: float | None = 1.0
     if len(sizes) < 2 or any(size < 1 for size in sizes):
         raise ValueError(f"sizes must hold two or more positive integers, such as (784, 30, 1), not {tuple(sizes)}")
     keys = jax.random.split(key, len(sizes) - 1)
-    return tuple(_init_layer(k, i, o, std) for k, i, o in zip(keys, sizes[:-1], sizes[1:], strict=True))
+    return tuple(_init_layer(k, i, o, std) for k, (i, o) in zip(keys, itertools.pairwise(sizes), strict=True))
 
 
 def _init_layer(key: Key[Array, ""], inputs: int, outputs: int, std: float | None) -> Layer:
@@ -40,7 +41,7 @@ def _init_layer(key: Key[Array, ""], inputs: int, outputs: int, std: float | Non
     return Layer(jax.random.normal(weights_key, (inputs, outputs)) * std, jax.random.normal(bias_key, (outputs,)) * std)
 
 
-def linear_layer(layer: Layer, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+def linear_layer(layer: Layer, x: Float[ArrayLike, "*b i"]) -> Float[Array, "*b o"]:
     """One layer, `x @ weights + bias`: the chapter's `linear1`.
 
     `x` float [..., i]; returns float [..., o].
@@ -48,11 +49,11 @@ def linear_layer(layer: Layer, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
     >>> linear_layer(Layer(jnp.ones((2, 1)), jnp.zeros(1)), jnp.array([[3.0, 4.0]]))
     Array([[7.]], dtype=float32)
     """
-    activations = x @ layer.weights
+    activations = jnp.asarray(x) @ layer.weights
     return activations + jnp.broadcast_to(layer.bias, activations.shape)
 
 
-def predict(params: Layers, x: Float[Array, "*b i"]) -> Float[Array, "*b c"]:
+def predict(params: Layers, x: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
     """The scores of a batch, before the sigmoid: step 2 of the chapter's seven.
 
     `params` as from `init_params`, `x` float [b, i] with pixels in [0, 1] (or one example [i]); a ReLU stands
@@ -68,9 +69,10 @@ def predict(params: Layers, x: Float[Array, "*b i"]) -> Float[Array, "*b c"]:
             "make_batch(images, labels).x is such an x"
         )
     *hidden, last = params
+    activations = jnp.asarray(x)
     for layer in hidden:
-        x = jax.nn.relu(linear_layer(layer, x))
-    return linear_layer(last, x)
+        activations = jax.nn.relu(linear_layer(layer, activations))
+    return linear_layer(last, activations)
 
 
 def loss(params: Layers, batch: Batch) -> Float[Array, ""]:

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Num, Shaped
+from jaxtyping import Array, Float, Integer, Num, Shaped
+
+from .types import ArrayLike
 
 
-def _one_column(scores: Array, labels: Array) -> tuple[Array, Array]:
+def _one_column(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     """Drop the last axis of scores [..., 1] and give the labels their dtype; broadcasting the two would be silent."""
     scores, labels = jnp.asarray(scores), jnp.asarray(labels)
     if scores.shape == (*labels.shape, 1):
@@ -19,7 +21,7 @@ def _one_column(scores: Array, labels: Array) -> tuple[Array, Array]:
     return scores, labels.astype(scores.dtype)
 
 
-def mnist_loss(scores: Float[Array, "..."], labels: Shaped[Array, "..."]) -> Float[Array, "..."]:
+def mnist_loss(scores: Float[ArrayLike, "..."], labels: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
     """The chapter's loss: how far the sigmoid of the score is from its label.
 
     `scores` float [..., 1] (or [...]) before the sigmoid, `labels` [...] of 0 and 1; returns [...] in [0, 1].
@@ -33,7 +35,7 @@ def mnist_loss(scores: Float[Array, "..."], labels: Shaped[Array, "..."]) -> Flo
     return jnp.where(labels == 1, 1 - predictions, predictions)
 
 
-def l1(predictions: Float[Array, "..."], targets: Num[Array, "..."]) -> Float[Array, "..."]:
+def l1(predictions: Float[ArrayLike, "..."], targets: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
     """The absolute difference between a prediction and its target.
 
     `predictions` float [...] (or [..., 1]), `targets` [...] of any number type; returns [...]. With predictions
@@ -47,7 +49,7 @@ def l1(predictions: Float[Array, "..."], targets: Num[Array, "..."]) -> Float[Ar
     return jnp.abs(predictions - targets)
 
 
-def mse(predictions: Float[Array, "..."], targets: Num[Array, "..."]) -> Float[Array, "..."]:
+def mse(predictions: Float[ArrayLike, "..."], targets: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
     """The squared difference between a prediction and its target; the mean of it is the mean squared error.
 
     `predictions` float [...] (or [..., 1]), `targets` [...] of any number type; returns [...]. The root of its
@@ -60,7 +62,7 @@ def mse(predictions: Float[Array, "..."], targets: Num[Array, "..."]) -> Float[A
     return jnp.square(predictions - targets)
 
 
-def binary_cross_entropy(scores: Float[Array, "..."], labels: Num[Array, "..."]) -> Float[Array, "..."]:
+def binary_cross_entropy(scores: Float[ArrayLike, "..."], labels: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
     """The negative log likelihood of a label under the sigmoid of its score, in nats.
 
     `scores` float [..., 1] (or [...]) before the sigmoid, `labels` [...] of 0 and 1; returns [...], finite for
@@ -72,7 +74,7 @@ def binary_cross_entropy(scores: Float[Array, "..."], labels: Num[Array, "..."])
     return optax.sigmoid_binary_cross_entropy(*_one_column(scores, labels))
 
 
-def softmax_cross_entropy(scores: Float[Array, "*b c"], labels: Num[Array, "*b"]) -> Float[Array, "*b"]:
+def softmax_cross_entropy(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Float[Array, "..."]:
     """The negative log likelihood of a class under the softmax of the scores, in nats.
 
     `scores` float [..., c] before the softmax, `labels` int [...] in 0..c-1; returns [...]. The loss for more
@@ -84,4 +86,4 @@ def softmax_cross_entropy(scores: Float[Array, "*b c"], labels: Num[Array, "*b"]
     """
     if scores.shape[:-1] != labels.shape:
         raise ValueError(f"scores of shape {scores.shape} need labels of shape {scores.shape[:-1]}, not {labels.shape}")
-    return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+    return optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(scores), jnp.asarray(labels))

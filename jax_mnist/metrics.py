@@ -1,11 +1,12 @@
 """Metrics of scores: per example first, so that whoever sums decides over which examples."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
+from .types import ArrayLike
 
-def predicted_labels(scores: Float[Array, "*b c"]) -> Int[Array, "*b"]:
+
+def predicted_labels(scores: Float[ArrayLike, "*b c"]) -> Int[Array, "*b"]:
     """The label that a model's scores stand for.
 
     `scores` float [..., c], before sigmoid or softmax. One column: 1 where the score is above 0 (which is a
@@ -14,12 +15,13 @@ def predicted_labels(scores: Float[Array, "*b c"]) -> Int[Array, "*b"]:
     >>> predicted_labels(jnp.array([[-2.0], [3.0]])), predicted_labels(jnp.array([[0.1, 0.7, 0.2]]))
     (Array([0, 1], dtype=int32), Array([1], dtype=int32))
     """
+    scores = jnp.asarray(scores)
     if scores.shape[-1] == 1:
         return (scores[..., 0] > 0).astype(jnp.int32)
-    return jax.lax.argmax(scores, scores.ndim - 1, jnp.int32)
+    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
 
-def correct(scores: Float[Array, "*b c"], labels: Integer[Array, "*b"]) -> Bool[Array, "*b"]:
+def correct(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Bool[Array, "..."]:
     """Whether each example's scores point to its label.
 
     `scores` float [..., c], `labels` int [...]; returns bool [...].
@@ -32,7 +34,7 @@ def correct(scores: Float[Array, "*b c"], labels: Integer[Array, "*b"]) -> Bool[
     return predicted_labels(scores) == labels
 
 
-def accuracy(scores: Float[Array, "*b c"], labels: Integer[Array, "*b"]) -> Float[Array, ""]:
+def accuracy(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Float[Array, ""]:
     """The share of examples whose scores point to their label: the chapter's `batch_accuracy`.
 
     `scores` float [..., c] before the sigmoid or softmax, `labels` int [...]; returns a float in [0, 1].

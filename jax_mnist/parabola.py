@@ -59,7 +59,7 @@ def descend(
     parameters before each step and after the last, stacked [count + 1, ...], and their losses [count + 1].
 
     >>> path, losses = descend(lambda x: x**2, jnp.array(-1.0), 0.01, 1)
-    >>> path, losses
+    >>> path, losses.round(4)
     (Array([-1.  , -0.98], dtype=float32), Array([1.    , 0.9604], dtype=float32))
     """
 

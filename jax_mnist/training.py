@@ -252,7 +252,7 @@ def fit(
         state=state,
     )
     rows = []
-    for state, row in run:
+    for state, row in run:  # noqa: B007, the last state is what is returned
         rows.append(row)
     return state, as_history(rows)
 

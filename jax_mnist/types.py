@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-Array = jax.Array | np.ndarray
+ArrayLike = jax.Array | np.ndarray
+"""What functions take: arrays on the device or in NumPy. What they return is on the device."""
+
 Params = Any
 """A model's parameters: any pytree of arrays."""
 
@@ -26,8 +28,8 @@ class Dataset:
     (2, 7)
     """
 
-    images: Array
-    labels: Array
+    images: Any  # not ArrayLike, since JAX rebuilds a pytree with placeholders in its leaves' places
+    labels: Any
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -48,16 +50,16 @@ class Splits(NamedTuple):
 class Batch(NamedTuple):
     """What one step sees: x float [b, h*w] with pixels in [0, 1], y int32 [b], mask bool [b], False at padding."""
 
-    x: Array
-    y: Array
-    mask: Array
+    x: jax.Array
+    y: jax.Array
+    mask: jax.Array
 
 
 class Layer(NamedTuple):
     """One layer's parameters: weights [i, o] and bias [o], both float."""
 
-    weights: Array
-    bias: Array
+    weights: jax.Array
+    bias: jax.Array
 
 
 class Model(NamedTuple):
@@ -72,16 +74,16 @@ class TrainState(NamedTuple):
 
     params: Params
     opt_state: Any
-    epoch: Array
-    key: Array
+    epoch: jax.Array
+    key: jax.Array
 
 
 class Metrics(NamedTuple):
     """A dataset's mean loss, share of right answers in [0, 1], and the number of images they are taken over."""
 
-    loss: Array
-    accuracy: Array
-    count: Array
+    loss: jax.Array
+    accuracy: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Row(NamedTuple):

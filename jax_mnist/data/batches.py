@@ -6,29 +6,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer, Num, PRNGKeyArray
 
-from ..types import Batch, Dataset
+from ..types import ArrayLike, Batch, Dataset
 
 
-def to_float(images: Num[Array, "..."]) -> Float[Array, "..."]:
+def to_float(images: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Pixels in [0, 1]: uint8 is divided by 255, float is taken to be there already.
 
     Returns the default float (float32; float64 with x64 on) for uint8, else the images' own. Raises ValueError
     for other dtypes.
 
     >>> import numpy as np
-    >>> to_float(np.array([0, 51, 255], np.uint8))
-    Array([0. , 0.2, 1. ], dtype=float32)
+    >>> to_float(np.array([0, 255], np.uint8))
+    Array([0., 1.], dtype=float32)
     """
-    images = jnp.asarray(images)
-    if jnp.issubdtype(images.dtype, jnp.floating):
-        return images
-    if images.dtype != jnp.uint8:
-        raise ValueError(f"pixels must be uint8 in 0..255 or float in [0, 1], not {images.dtype}")
-    return images.astype(jnp.result_type(float)) / 255
+    pixels = jnp.asarray(images)
+    if jnp.issubdtype(pixels.dtype, jnp.floating):
+        return pixels
+    if pixels.dtype != jnp.uint8:
+        raise ValueError(f"pixels must be uint8 in 0..255 or float in [0, 1], not {pixels.dtype}")
+    return pixels.astype(jnp.result_type(float)) / 255
 
 
 def make_batch(
-    images: Num[Array, "b h w"], labels: Integer[Array, " b"], mask: Bool[Array, " b"] | None = None
+    images: Num[ArrayLike, "b h w"], labels: Integer[ArrayLike, " b"], mask: Bool[ArrayLike, " b"] | None = None
 ) -> Batch:
     """A batch of the given images: flattened, in [0, 1], with the mask that says which of them count.
 
@@ -40,13 +40,12 @@ def make_batch(
     (2, 784)
     """
     pixels = to_float(images)
-    labels = jnp.asarray(labels)
-    mask = jnp.ones(labels.shape, bool) if mask is None else mask
-    return Batch(pixels.reshape(len(pixels), -1), labels, mask)
+    mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask)
+    return Batch(pixels.reshape(len(pixels), -1), jnp.asarray(labels), mask)
 
 
 def epoch_indices(
-    key: PRNGKeyArray, epoch: Integer[Array, ""] | int, count: int, batch_size: int, shuffle: bool = True
+    key: PRNGKeyArray, epoch: Integer[ArrayLike, ""] | int, count: int, batch_size: int, shuffle: bool = True
 ) -> tuple[Int[Array, "steps b"], Bool[Array, "steps b"]]:
     """Which image stands where in an epoch: a function of (key, epoch) alone.
 
@@ -68,7 +67,7 @@ def epoch_indices(
     return indices, (jnp.arange(steps * batch_size) < count).reshape(shape)
 
 
-def take_batch(dataset: Dataset, indices: Int[Array, " b"], mask: Bool[Array, " b"]) -> Batch:
+def take_batch(dataset: Dataset, indices: Int[ArrayLike, " b"], mask: Bool[ArrayLike, " b"]) -> Batch:
     """The batch of the images at the given places, those without mask included.
 
     >>> import numpy as np
@@ -80,7 +79,7 @@ def take_batch(dataset: Dataset, indices: Int[Array, " b"], mask: Bool[Array, " 
 
 
 def batches(
-    dataset: Dataset, batch_size: int, key: PRNGKeyArray | None = None, epoch: Integer[Array, ""] | int = 0
+    dataset: Dataset, batch_size: int, key: PRNGKeyArray | None = None, epoch: Integer[ArrayLike, ""] | int = 0
 ) -> Iterator[Batch]:
     """The batches of one epoch, one after another, all of one size: the chapter's DataLoader.
 

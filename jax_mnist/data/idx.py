@@ -2,10 +2,10 @@
 
 import gzip
 import hashlib
+import io
 import math
 import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def read_idx(path: str | Path, dimensions: int, sha256: str | None = None) -> np
         raise ValueError(f"{path}: the gzip data is damaged or cut short ({error})") from error
 
 
-def _parse(path: Path, file: BinaryIO | gzip.GzipFile, dimensions: int, sha256: str | None) -> np.ndarray:
+def _parse(path: Path, file: io.BufferedIOBase, dimensions: int, sha256: str | None) -> np.ndarray:
     header = file.read(4 + 4 * dimensions)
     magic = bytes([0, 0, 8, dimensions])
     if header[:4] != magic:

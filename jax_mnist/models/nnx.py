@@ -1,9 +1,9 @@
 """The pairs made of Flax NNX modules: split when they are initialized, merged when they are applied."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -16,10 +16,7 @@ class Mlp(nnx.Module):
 
     def __init__(self, sizes: Sequence[int], rngs: nnx.Rngs):
         self.layers = nnx.List(
-            [
-                nnx.Linear(i, o, param_dtype=jnp.result_type(float), rngs=rngs)
-                for i, o in zip(sizes[:-1], sizes[1:], strict=True)
-            ]
+            [nnx.Linear(i, o, param_dtype=jnp.result_type(float), rngs=rngs) for i, o in itertools.pairwise(sizes)]
         )
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b c"]:

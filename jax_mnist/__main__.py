@@ -1,0 +1,29 @@
+"""`python -m jax_mnist COMMAND`; without a command, the versions and devices."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+from tyro.conf import subcommand
+
+from .cli import evaluate, predict, report, train
+from .cli.console import command
+
+Command = (
+    Annotated[train.TrainConfig, subcommand("train")]
+    | Annotated[evaluate.EvaluateConfig, subcommand("evaluate")]
+    | Annotated[predict.PredictConfig, subcommand("predict")]
+)
+_RUN = {train.TrainConfig: train.run, evaluate.EvaluateConfig: evaluate.run, predict.PredictConfig: predict.run}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    args = sys.argv[1:] if args is None else args
+    if not args:
+        return report.run()
+    return command(Command, lambda config: _RUN[type(config)](config), args, prog="jax_mnist")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

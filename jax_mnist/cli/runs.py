@@ -1,0 +1,52 @@
+"""A run on disk: what was asked for, what came out, and the trained model."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from ..checkpoints import load_params
+from ..files import replacing
+from ..types import Model, Params
+from .recipes import make_model
+
+CONFIG, RESULT, HISTORY, PARAMS = "config.json", "result.json", "history.csv", "model.safetensors"
+
+
+class Run(NamedTuple):
+    """A trained model with what is needed to use it."""
+
+    model: Model
+    params: Params
+    classes: tuple[str, ...]
+    config: dict[str, Any]
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(values, indent=2, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def load_run(path: Path) -> Run:
+    """The model that `train --out PATH` wrote.
+
+    Raises FileNotFoundError where there is no run, ValueError, naming the file, where it is damaged.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: is no run, it has no {CONFIG}; expected what `train --out {path}` writes")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        classes = tuple(config["classes"])
+        model = make_model(config["model"], tuple(config["hidden"]), len(classes))
+        like = jax.eval_shape(model.init, jax.random.key(0))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: is no configuration of a run ({type(error).__name__}: {error})") from error
+    return Run(model, load_params(path / PARAMS, like), classes, config)

@@ -1,0 +1,164 @@
+"""Pictures of the chapter. Each function takes arrays and, if given, the axes to draw on, and returns the axes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float, Integer, Num
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from .types import History
+
+_BLUE, _RED, _GREY = "#1f77b4", "#d62728", "#7f7f7f"
+
+
+def _axes(ax: Axes | None, **size: Any) -> Axes:
+    return plt.subplots(**size)[1] if ax is None else ax
+
+
+def digit(image: Num[Any, "h w"], title: str = "", ax: Axes | None = None) -> Axes:
+    """One digit, or any other picture of one channel, dark on light.
+
+    `image` [h, w], uint8 or float; the lightest value is white.
+
+    >>> digit(np.zeros((28, 28)), title="nothing").get_title()
+    'nothing'
+    """
+    ax = _axes(ax, figsize=(2, 2))
+    ax.imshow(np.asarray(image), cmap="Greys")
+    ax.set_title(title)
+    ax.set_axis_off()
+    return ax
+
+
+def digits(images: Num[Any, "n h w"], titles: Sequence[str] = (), columns: int = 10) -> np.ndarray:
+    """Several digits side by side, such as the mean of every class.
+
+    `images` [n, h, w], `titles` one for each image or none. Returns the axes, an array [n].
+
+    >>> digits(np.zeros((2, 28, 28)), titles=["7", "3"]).shape
+    (2,)
+    """
+    axes = _grid(len(images), columns)
+    for i, image in enumerate(images):
+        digit(image, titles[i] if titles else "", ax=axes[i])
+    return axes
+
+
+def _grid(count: int, columns: int) -> np.ndarray:
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, 1.6 * rows), squeeze=False, layout="constrained")
+    for unused in axes.flat[count:]:
+        figure.delaxes(unused)
+    return axes.flat[:count]
+
+
+def pixel_table(image: Integer[Any, "h w"], ax: Axes | None = None) -> Axes:
+    """The numbers of an image, each on the grey that it stands for: the chapter's shaded table.
+
+    `image` int [h, w] with pixels in 0..255; a part of a digit, such as rows 4:15 and columns 4:22, reads best.
+
+    >>> len(pixel_table(np.array([[0, 255]])).texts)
+    2
+    """
+    height, width = image.shape
+    ax = _axes(ax, figsize=(0.36 * width, 0.3 * height))
+    ax.imshow(np.asarray(image), cmap="Greys", vmin=0, vmax=255, aspect="auto")
+    for (row, column), value in np.ndenumerate(image):
+        color = "white" if value > 127 else "black"
+        ax.text(column, row, str(value), ha="center", va="center", fontsize=7, color=color)
+    ax.set_xticks(range(width))
+    ax.set_yticks(range(height))
+    ax.tick_params(length=0, labelsize=7, labeltop=True, labelbottom=False)
+    return ax
+
+
+def tangent(
+    function: Callable[[Any], Any], at: float, low: float = -2, high: float = 2, ax: Axes | None = None
+) -> Axes:
+    """A function of one number with a point on it and the slope there, by `jax.grad`: the chapter's `plot_function`.
+
+    It is drawn from `low` to `high`, the point at `at`.
+
+    >>> tangent(lambda x: x**2, at=-1.0).get_title()
+    'f(-1) = 1, slope -2'
+    """
+    ax = _axes(ax)
+    x = np.linspace(low, high, 201, dtype=np.float32)
+    value, slope = (float(v) for v in jax.value_and_grad(function)(float(at)))
+    near = np.array([at - (high - low) / 6, at + (high - low) / 6])
+    ax.plot(x, jax.vmap(function)(x), color=_BLUE)
+    ax.plot(near, value + slope * (near - at), color=_GREY, linestyle="--")
+    ax.plot([at], [value], "o", color=_RED)
+    ax.set(xlabel="x", ylabel="f(x)", title=f"f({at:.4g}) = {value:.4g}, slope {slope:.4g}")
+    return ax
+
+
+def parabola(
+    time: Float[Any, " n"], speed: Float[Any, " n"], fits: Sequence[Float[Any, " n"]], titles: Sequence[str] = ()
+) -> np.ndarray:
+    """A fit getting better, step by step: the measurements with one curve in each picture.
+
+    `time` and `speed` float [n], `fits` one curve [n] for each picture, `titles` one for each or none. Returns
+    the axes, an array [len(fits)].
+
+    >>> time = np.arange(3.0)
+    >>> parabola(time, time**2, [time, time**2], ["before", "after"]).shape
+    (2,)
+    """
+    _, axes = plt.subplots(
+        1, len(fits), figsize=(3 * len(fits), 2.6), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for i, ax in enumerate(axes.flat):
+        ax.scatter(time, speed, s=12, color=_BLUE)
+        ax.plot(time, fits[i], color=_RED)
+        ax.set(xlabel="time in s", title=titles[i] if titles else "")
+    axes[0, 0].set_ylabel("speed")
+    return axes.flat[:]
+
+
+def curves(history: History, ax: Axes | None = None) -> Axes:
+    """A run epoch by epoch: both losses, and the accuracy on an axis of its own at the right.
+
+    >>> rows = [np.arange(1, 4), *np.ones((5, 3))]
+    >>> curves(History(*rows)).get_xlabel()
+    'epoch'
+    """
+    ax = _axes(ax, figsize=(6.4, 4), layout="constrained")
+    right = ax.twinx()
+    marker = "o" if len(history.epoch) == 1 else ""
+    lines = [
+        *ax.plot(history.epoch, history.train_loss, color=_BLUE, linestyle=":", marker=marker, label="train loss"),
+        *ax.plot(history.epoch, history.valid_loss, color=_BLUE, marker=marker, label="valid loss"),
+        *right.plot(history.epoch, history.accuracy, color=_RED, marker=marker, label="valid accuracy"),
+    ]
+    ax.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.set_ylabel("accuracy")
+    ax.legend(handles=lines, loc="center right")
+    return ax
+
+
+def predictions(
+    images: Num[Any, "n h w"],
+    predicted: Sequence[str],
+    expected: Sequence[str],
+    columns: int = 10,
+) -> np.ndarray:
+    """Digits with what a model makes of them; a mistake is titled in red, with what would have been right.
+
+    `images` [n, h, w], `predicted` and `expected` the names of their classes, [n] each. Returns the axes, an
+    array [n].
+
+    >>> [ax.get_title() for ax in predictions(np.zeros((2, 28, 28)), ["3", "7"], ["3", "3"])]
+    ['3', '7, not 3']
+    """
+    axes = digits(images, columns=columns)
+    for ax, guess, truth in zip(axes, predicted, expected, strict=True):
+        right = guess == truth
+        ax.set_title(guess if right else f"{guess}, not {truth}", color="black" if right else _RED, fontsize=10)
+    return axes
