@@ -26,11 +26,13 @@ def class_means(dataset: Dataset, class_count: int | None = None) -> Float[Array
         if len(dataset) == 0 or not counts.all():
             raise ValueError(f"every class needs an image to have a mean; images per class: {counts.tolist()}")
         class_count = len(counts)
-    pixels = to_float(dataset.images)
-    labels = jnp.asarray(dataset.labels)
-    sums = jax.ops.segment_sum(pixels, labels, class_count)
-    counts = jax.ops.segment_sum(jnp.ones_like(pixels[:, 0, 0]), labels, class_count)
-    return sums / counts[:, None, None]
+    images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
+    counts = jax.ops.segment_sum(jnp.ones_like(labels), labels, class_count)[:, None, None]
+    if images.dtype != jnp.uint8:
+        return jax.ops.segment_sum(to_float(images), labels, class_count) / counts.astype(images.dtype)
+    # Whole numbers add up exactly; thousands of float32 pixels would be off in the fifth digit.
+    sums = jax.ops.segment_sum(images.astype(jnp.int32), labels, class_count)
+    return sums / (255 * counts)
 
 
 def _difference(a: Num[ArrayLike, "*n h w"], b: Num[ArrayLike, "*m h w"]) -> Float[Array, "*k h w"]:

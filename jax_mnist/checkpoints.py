@@ -1,6 +1,7 @@
 """Parameters in a file: safetensors, one named tensor for each array, written whole or not at all."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,6 +56,6 @@ def load_params(path: str | Path, like: Params) -> Params:
     return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(tensors[name]) for name in expected])
 
 
-def _named(tree: Params) -> dict[str, np.ndarray]:
+def _named(tree: Params) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

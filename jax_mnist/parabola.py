@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .from_scratch import step
 from .losses import mse
-from .types import Params
+from .types import ArrayLike, Params
 
 
 class Quadratic(NamedTuple):
@@ -20,7 +20,7 @@ class Quadratic(NamedTuple):
     c: Any
 
 
-def measured_speeds(key: PRNGKeyArray, time: Float[Array, " n"]) -> Float[Array, " n"]:
+def measured_speeds(key: PRNGKeyArray, time: Float[ArrayLike, " n"]) -> Float[Array, " n"]:
     """The example's measurements: 0.75 (t - 9.5)^2 + 1 with normal noise of standard deviation 3.
 
     `time` float [n] in seconds, the chapter's is 0..19; returns float [n]. From the section "An End-to-End SGD
@@ -29,19 +29,21 @@ def measured_speeds(key: PRNGKeyArray, time: Float[Array, " n"]) -> Float[Array,
     >>> measured_speeds(jax.random.key(0), jnp.arange(20.0)).shape
     (20,)
     """
+    time = jnp.asarray(time)
     return 3 * jax.random.normal(key, time.shape, time.dtype) + 0.75 * (time - 9.5) ** 2 + 1
 
 
-def quadratic(params: Quadratic, time: Float[Array, "..."]) -> Float[Array, "..."]:
+def quadratic(params: Quadratic, time: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """The example's model, a t^2 + b t + c: the chapter's `f(t, params)`.
 
     >>> quadratic(Quadratic(1.0, 2.0, 3.0), jnp.array([0.0, 1.0]))
     Array([3., 6.], dtype=float32)
     """
+    time = jnp.asarray(time)
     return params.a * time**2 + params.b * time + params.c
 
 
-def quadratic_loss(params: Quadratic, time: Float[Array, " n"], speed: Float[Array, " n"]) -> Float[Array, ""]:
+def quadratic_loss(params: Quadratic, time: Float[ArrayLike, " n"], speed: Float[ArrayLike, " n"]) -> Float[Array, ""]:
     """The mean squared error of the parabola.
 
     >>> quadratic_loss(Quadratic(0.0, 0.0, 1.0), jnp.arange(2.0), jnp.array([1.0, 3.0]))

@@ -64,6 +64,8 @@ def _read_png(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path, formats=["PNG"]) as image:
+            image.verify()  # checksums, without which a file cut short can pass; it uses the image up
+        with Image.open(path, formats=["PNG"]) as image:
             if image.size != (SIDE, SIDE):
                 raise ValueError(f"{path}: is {image.width}x{image.height} pixels; expected {SIDE}x{SIDE}")
             if image.mode not in ("L", "RGB"):

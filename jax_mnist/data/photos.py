@@ -69,14 +69,13 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 def _ink(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"] | None:
     """How much ink is where, in [0, 1]: what stands out from the paper, whichever of the two is darker."""
     difference = grey - _paper(grey)
-    noise = 1.4826 * float(np.median(np.abs(difference)))
+    noise = 1.4826 * float(np.median(np.abs(difference)))  # the standard deviation, were it normal
     # Strokes are few and far from the paper, so the cube of the difference has their sign.
     ink = np.maximum(difference * np.sign(np.mean(difference**3)), 0)
-    full = (
-        float(np.percentile(ink[ink > max(4 * noise, 0.5 * ink.max())], 50)) if ink.max() > max(4 * noise, 0.02) else 0
-    )
-    if full == 0:
+    faintest = max(6 * noise, 0.02)
+    if ink.max() <= faintest:
         return None
+    full = float(np.median(ink[ink > max(faintest, 0.5 * ink.max())]))
     strokes = _without_specks(ink > 0.4 * full)
     near = ndimage.binary_dilation(strokes, iterations=2)
     return np.where(near, np.clip((ink / full - 0.1) / 0.8, 0, 1), 0)

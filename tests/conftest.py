@@ -1,0 +1,48 @@
+"""JAX as strict as it can be, for doctests too, and what many tests need."""
+
+import jax
+import matplotlib
+import numpy as np
+import pytest
+
+import jax_mnist
+from jax_mnist import Dataset, Splits
+
+
+def pytest_configure(config):
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_debug_key_reuse", True)
+    matplotlib.use("Agg")
+    matplotlib.rcParams["figure.max_open_warning"] = 0
+
+
+@pytest.fixture
+def strict():
+    """Strict dtype promotion: for our own functions, since parts of optax do not run under it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def sample() -> Splits:
+    return jax_mnist.load("mnist_sample")
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Splits:
+    return jax_mnist.load("mnist")
+
+
+@pytest.fixture
+def tiny() -> Splits:
+    """Forty random images of two classes, the bright ones being 1: learnt in a few steps."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40, dtype=np.int32) % 2
+    images = rng.integers(0, 128, (40, 28, 28), np.uint8) + (127 * labels[:, None, None]).astype(np.uint8)
+    return Splits(Dataset(images[:30], labels[:30]), Dataset(images[30:], labels[30:]))

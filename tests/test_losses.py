@@ -1,0 +1,55 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_mnist import binary_cross_entropy, l1, mnist_loss, mse, softmax_cross_entropy
+
+ONE_COLUMN = [mnist_loss, l1, mse, binary_cross_entropy]
+
+
+@pytest.mark.parametrize("function", ONE_COLUMN)
+def test_one_loss_per_example_whether_or_not_the_column_is_there(function):
+    scores, labels = jnp.array([0.3, 0.9]), jnp.array([1, 0])
+    assert function(scores, labels).shape == (2,)
+    np.testing.assert_array_equal(function(scores[:, None], labels), function(scores, labels))
+    np.testing.assert_array_equal(function(scores[:, None], labels[:, None])[:, 0], function(scores, labels))
+
+
+@pytest.mark.parametrize("function", ONE_COLUMN)
+@pytest.mark.parametrize("labels", [(3, 1), (2,), (3, 3)])
+def test_shapes_that_would_broadcast_are_refused(function, labels):
+    with pytest.raises(ValueError, match="do not fit"):
+        function(jnp.zeros(3), jnp.zeros(labels, jnp.int32))
+
+
+def test_softmax_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"need labels of shape \(3,\)"):
+        softmax_cross_entropy(jnp.zeros((3, 10)), jnp.zeros((3, 1), jnp.int32))
+
+
+@pytest.mark.parametrize("score", [-1e9, -30.0, 0.0, 2.5, 30.0, 1e9])
+@pytest.mark.parametrize("label", [0, 1])
+def test_binary_cross_entropy_in_float64(score, label):
+    expected = np.logaddexp(0, -score if label else score)
+    found = binary_cross_entropy(jnp.array([score]), jnp.array([label]))
+    np.testing.assert_allclose(found, [expected], rtol=1e-6)
+
+
+def test_softmax_cross_entropy_in_float64():
+    scores = np.random.default_rng(0).normal(0, 3, (5, 10))
+    labels = np.array([0, 9, 3, 3, 7])
+    expected = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(5), labels]
+    found = softmax_cross_entropy(jnp.asarray(scores, jnp.float32), labels)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_softmax_cross_entropy_does_not_overflow():
+    found = softmax_cross_entropy(jnp.array([[1e30, -1e30], [0.0, 1e5]]), jnp.array([0, 0]))
+    np.testing.assert_allclose(found, [0, 1e5])
+
+
+def test_mnist_loss_is_the_distance_of_the_probability():
+    scores = jnp.array([[-2.0], [0.0], [4.0]])
+    probability = 1 / (1 + np.exp([2.0, 0.0, -4.0]))
+    np.testing.assert_allclose(mnist_loss(scores, jnp.array([1, 1, 1])), 1 - probability, rtol=1e-5)
+    np.testing.assert_allclose(mnist_loss(scores, jnp.array([0, 0, 0])), probability, rtol=1e-5)

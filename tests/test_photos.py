@@ -1,0 +1,171 @@
+import warnings
+
+import jax
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from jax_mnist import correct, fit, make_batch, mlp, mnist_loss, read_photo, softmax_cross_entropy
+
+
+def photographed(rng, image, light_on_dark):
+    """A digit enlarged into 300x400, shifted, on unevenly lit grey with noise."""
+    scale = rng.integers(5, 10)
+    enlarged = Image.fromarray(image).resize((28 * scale, 28 * scale), Image.Resampling.BICUBIC)
+    ink = np.zeros((300, 400))
+    top, left = rng.integers(0, 301 - 28 * scale), rng.integers(0, 401 - 28 * scale)
+    ink[top : top + 28 * scale, left : left + 28 * scale] = np.asarray(enlarged) / 255
+    y, x = np.mgrid[-1:1:300j, -1:1:400j]
+    angle = rng.uniform(0, 2 * np.pi)
+    paper = 0.55 + 0.15 * (np.cos(angle) * x + np.sin(angle) * y) + rng.normal(0, 0.02, ink.shape)
+    grey = paper * (1 - ink) + (0.95 if light_on_dark else 0.08) * ink
+    return np.round(255 * grey.clip(0, 1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("name", "sizes", "loss_fn"), [
+    ("sample", (784, 30, 1), mnist_loss),
+    ("mnist", (784, 100, 10), softmax_cross_entropy),
+])  # fmt: skip
+def test_200_digits_photographed(request, tmp_path, name, sizes, loss_fn):
+    splits = request.getfixturevalue(name)
+    model = mlp(sizes)
+    state, _ = fit(jax.random.key(0), model, splits, epochs=6, loss_fn=loss_fn, optimizer=optax.adam(2e-3))
+    rng = np.random.default_rng(0)
+    places = rng.choice(len(splits.valid), 200, replace=False)
+    images = []
+    for i, place in enumerate(places):
+        Image.fromarray(photographed(rng, splits.valid.images[place], i % 2 == 0)).save(tmp_path / "photo.png")
+        images.append(read_photo(tmp_path / "photo.png"))
+    batch = make_batch(np.stack(images), splits.valid.labels[places])
+    right = int(correct(model.apply(state.params, batch.x), batch.y).sum())
+    print(f"\n{name}: {right} of 200 right")
+    assert right >= 190
+
+
+def test_mnists_own_pictures_come_out_almost_as_they_went_in(tmp_path, mnist):
+    differences = []
+    for i, image in enumerate(mnist.valid.images[:100]):
+        Image.fromarray(image if i % 2 else 255 - image).save(tmp_path / "digit.png")
+        differences.append(np.abs(read_photo(tmp_path / "digit.png").astype(float) - image).mean())
+    assert np.median(differences) < 5
+
+
+def stroke(height=300, width=400):
+    picture = np.full((height, width), 230, np.uint8)
+    picture[height // 4 : 3 * height // 4, width // 2 - 10 : width // 2 + 10] = 20
+    picture[height // 4 : height // 4 + height // 30, width // 2 - 20 : width // 2 + 10] = 20  # no tie in rounding
+    return Image.fromarray(picture)
+
+
+def variants(path):
+    """The same picture in every way that a camera or a drawing program may hand it over."""
+    picture = stroke()
+    yield picture
+    yield Image.fromarray(255 - np.asarray(picture))
+    yield picture.convert("RGB")
+    yield picture.convert("P")
+    yield Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
+    transparent = Image.new("RGBA", picture.size, (0, 0, 0, 0))
+    for box in ((190, 75, 210, 225), (180, 75, 210, 85)):
+        transparent.paste((0, 0, 0, 255), box)
+    yield transparent
+
+
+def test_modes_and_polarities(tmp_path):
+    images = []
+    for variant in variants(tmp_path):
+        variant.save(tmp_path / "photo.png")
+        images.append(read_photo(tmp_path / "photo.png").astype(int))
+    stroke().save(tmp_path / "photo.jpeg", quality=60)
+    images.append(read_photo(tmp_path / "photo.jpeg").astype(int))
+    for image in images[1:]:
+        assert np.abs(image - images[0]).mean() < 2
+
+
+def test_a_camera_held_sideways(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees to see it upright
+    stroke().save(tmp_path / "photo.jpeg", exif=exif)
+    rows, columns = (np.flatnonzero(read_photo(tmp_path / "photo.jpeg").max(axis=axis) > 40) for axis in (1, 0))
+    assert len(columns) >= 19
+    assert len(rows) <= 5
+
+
+def test_the_digit_fills_20_pixels_and_is_centred_by_mass(tmp_path):
+    picture = np.zeros((400, 300))
+    y, x = np.mgrid[0:1:100j, 0:1:50j]
+    picture[20:120, 230:280] = 200 * (x > y)
+    Image.fromarray(picture.astype(np.uint8)).save(tmp_path / "photo.png")
+    image = read_photo(tmp_path / "photo.png").astype(float)
+    rows = np.flatnonzero(image.max(axis=1) > 60)
+    columns = np.flatnonzero(image.max(axis=0) > 60)
+    assert 8 <= np.ptp(columns) <= 10
+    assert np.ptp(rows) <= 20
+    for axis in (0, 1):
+        centre = (image.sum(axis=1 - axis) * np.arange(28)).sum() / image.sum()
+        assert abs(centre - 14) <= 0.5
+
+
+def test_large_pictures_and_specks(tmp_path):
+    big = stroke(3000, 4000)
+    big.paste(20, (300, 300, 340, 340))
+    big.save(tmp_path / "photo.png")
+    stroke(300, 400).save(tmp_path / "small.png")
+    image = read_photo(tmp_path / "photo.png")
+    assert (image.max(axis=0) > 40).sum() <= 3
+    assert image.max() > 200
+
+
+def save_text(path):
+    path.write_text("not a picture")
+
+
+def save_blank(path):
+    Image.new("L", (300, 400), 200).save(path)
+
+
+def save_noise(path):
+    noise = np.random.default_rng(0).normal(128, 3, (300, 400))
+    Image.fromarray(noise.astype(np.uint8)).save(path)
+
+
+def save_cut(path):
+    stroke().save(path)
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def save_gif(path):
+    stroke().save(path, format="GIF")
+
+
+def save_one_pixel(path):
+    Image.new("L", (1, 1)).save(path)
+
+
+def save_huge(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.new("1", (20_000, 10_000)).save(path)
+
+
+@pytest.mark.parametrize(("save", "message"), [
+    (save_text, "is no readable PNG or JPEG"),
+    (save_blank, "shows no digit; expected one digit, dark on light or light on dark"),
+    (save_noise, "shows no digit"),
+    (save_cut, "is no readable PNG or JPEG"),
+    (save_gif, "is no readable PNG or JPEG"),
+    (save_one_pixel, "shows no digit"),
+    (save_huge, "large|DecompressionBomb|exceeds"),
+])  # fmt: skip
+def test_what_is_no_digit_is_refused_by_name(tmp_path, save, message):
+    path = tmp_path / "photo.png"
+    save(path)
+    with pytest.raises(ValueError, match=message) as error:
+        read_photo(path)
+    assert str(path) in str(error.value)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a PNG or JPEG"):
+        read_photo(tmp_path / "nothing.png")
