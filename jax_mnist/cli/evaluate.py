@@ -2,10 +2,11 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 from rich.table import Table
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from .. import class_names, evaluate, load
 from .console import EXIT_OK, Platform, describe, script, use_platform
@@ -19,8 +20,8 @@ class EvaluateConfig:
 
     run: Positional[Path]
     """The directory that `train --out` wrote."""
-    dataset: str | None = None
-    """A dataset with the same classes; open, the one that the model was trained on."""
+    dataset: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: what it was trained on)")] = None
+    """A dataset with the same classes."""
     platform: Platform = None
     """Run there or fail: never a silent fall back to another."""
 

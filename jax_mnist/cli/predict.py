@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from tyro.conf import Positional
 
 from .. import make_batch, predicted_labels, read_photo
@@ -37,7 +37,7 @@ def run(config: PredictConfig) -> int:
     images = np.stack([read_photo(path) for path in config.images])
     batch = make_batch(images, np.zeros(len(images), np.int32))
     scores = trained.model.apply(trained.params, batch.x)
-    table = Table("picture", "digit", "probability")
+    table = Table(Column("picture", overflow="fold"), "digit", "probability")
     shares = class_probabilities(scores)
     for path, label, share in zip(config.images, predicted_labels(scores), shares, strict=True):
         table.add_row(str(path), trained.classes[int(label)], f"{share[label]:.4f}")

@@ -62,6 +62,8 @@ class TrainConfig:
 
 def run(config: TrainConfig) -> int:
     """Train as configured; the exit code says whether the target was reached."""
+    if config.target_accuracy is not None and not 0 <= config.target_accuracy <= 1:
+        raise ValueError(f"--target-accuracy must be in [0, 1], such as 0.98, not {config.target_accuracy}")
     console = Console()
     device = use_platform(config.platform)
     console.print(f"device: {describe(device)}", highlight=False)

@@ -1,0 +1,79 @@
+"""The house: which file may import which, and what `import jax_mnist` alone may load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jax_mnist
+
+PACKAGE = Path(jax_mnist.__file__).parent
+
+# What each file imports from the package. `types` and `files` are free to all; cli, plots and models see all below.
+ARROWS = {
+    "types": set(),
+    "files": set(),
+    "losses": set(),
+    "metrics": set(),
+    "data.batches": set(),
+    "data.idx": set(),
+    "data.folders": set(),
+    "data.photos": {"data.folders"},
+    "data.sources": {"data.folders", "data.idx"},
+    "baseline": {"data.batches"},
+    "from_scratch": {"losses"},
+    "parabola": {"from_scratch", "losses"},
+    "training": {"data.batches", "metrics"},
+    "models.dense": {"from_scratch"},
+    "models.nnx": set(),
+    "checkpoints": set(),
+    "plots": set(),
+}
+
+
+def imported(file):
+    """The package's modules that a file imports, by its syntax tree."""
+    here = ("jax_mnist", *file.relative_to(PACKAGE).with_suffix("").parts)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = ".".join((*here[: -node.level], *([node.module] if node.module else [])))
+            for name in [base, *(f"{base}.{alias.name}" for alias in node.names)]:
+                if (PACKAGE.parent / (name.replace(".", "/") + ".py")).is_file():
+                    yield name.removeprefix("jax_mnist.")
+
+
+@pytest.mark.parametrize("name", ARROWS)
+def test_nothing_points_back_up(name):
+    found = set(imported(PACKAGE / (name.replace(".", "/") + ".py"))) - {"types", "files"}
+    assert found == ARROWS[name]
+
+
+def test_every_file_has_its_place():
+    files = {str(f.relative_to(PACKAGE).with_suffix("")).replace("/", ".") for f in PACKAGE.rglob("*.py")}
+    library = {f for f in files if not f.startswith("cli.") and not f.endswith(("__init__", "__main__"))}
+    assert library == set(ARROWS)
+
+
+def loaded_by(code):
+    output = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    return output.stdout.split()
+
+
+HEAVY = ("flax", "tensorflow_datasets", "tensorflow", "matplotlib", "torch", "PIL", "tyro", "rich", "scipy.ndimage")
+
+
+def test_import_is_light_and_the_rest_comes_on_first_use():
+    code = f"import sys, jax_mnist; {{}}; print(*[name for name in {HEAVY} if name in sys.modules])"
+    assert loaded_by(code.format("pass")) == []
+    assert "flax" in loaded_by(code.format("jax_mnist.flax_mlp"))
+    assert "matplotlib" in loaded_by(code.format("jax_mnist.plots"))
+
+
+def test_every_public_name_is_there_and_documented():
+    assert sorted(jax_mnist.__all__) == jax_mnist.__all__ == dir(jax_mnist)
+    for name in jax_mnist.__all__:
+        assert getattr(jax_mnist, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        jax_mnist.nothing  # noqa: B018

@@ -1,0 +1,101 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jax_mnist import fit, flax_mlp, from_flax, init_params, linear, mlp, mnist_loss, predict
+
+
+@pytest.mark.parametrize("model", [linear(784, 10), mlp((784, 30, 10)), flax_mlp((784, 30, 10))])
+def test_a_model_is_a_pair_of_pure_functions(model):
+    params = model.init(jax.random.key(0))
+    assert model.apply(params, jnp.zeros((4, 784))).shape == (4, 10)
+    again = model.init(jax.random.key(0))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, again))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert jax.tree.map(lambda a: a.shape, shapes) == jax.tree.map(lambda a: a.shape, params)
+
+
+@pytest.mark.parametrize("model", [linear(400, 300), mlp((400, 300, 1))])
+def test_they_start_as_pytorchs_linear_does(model):
+    """Uniform in +-1/sqrt(inputs), weights and biases: bounds, and the moments of a uniform distribution."""
+    layer = model.init(jax.random.key(0))[0]
+    bound = 400**-0.5
+    for array in layer:
+        assert float(jnp.abs(array).max()) <= bound
+        assert float(jnp.abs(array).max()) > bound * (1 - 10 / array.size)
+        assert abs(float(array.mean())) < 4 * bound / (3 * array.size) ** 0.5
+        assert float((array**2).mean()) == pytest.approx(bound**2 / 3, rel=4 * (0.8 / array.size) ** 0.5)
+
+
+def test_std_makes_the_chapters_start():
+    params = linear(std=1.0).init(jax.random.key(0))
+    assert (params[0].weights == init_params(jax.random.key(0), (784, 1), 1.0)[0].weights).all()
+
+
+def test_flax_mlp_is_predict_with_the_same_weights(x64):
+    layers = init_params(jax.random.key(0), (6, 5, 4, 3))
+    params = {"layers": {i: {"kernel": w, "bias": b} for i, (w, b) in enumerate(layers)}}
+    x = jax.random.normal(jax.random.key(1), (7, 6))
+    np.testing.assert_allclose(flax_mlp((6, 5, 4, 3)).apply(params, x), predict(layers, x), atol=1e-14)
+    assert jax.tree.structure(flax_mlp((6, 5, 4, 3)).init(jax.random.key(0))) == jax.tree.structure(params)
+
+
+def test_flax_starts_as_flax_does():
+    params = flax_mlp((400, 300, 1)).init(jax.random.key(0))["layers"][0]
+    assert (params["bias"] == 0).all()
+    assert float(params["kernel"].std()) == pytest.approx(400**-0.5, rel=0.02)
+
+
+class Convolutional(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(1, 4, (3, 3), strides=4, rngs=rngs)
+        self.out = nnx.Linear(4 * 7 * 7, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(nnx.relu(self.conv(x)).reshape(len(x), -1))
+
+
+def test_ones_own_module_trains_with_its_own_input_shape(tiny):
+    model = from_flax(lambda rngs: Convolutional(rngs), input_shape=(28, 28, 1))
+    state, history = fit(jax.random.key(0), model, tiny, epochs=10, loss_fn=mnist_loss, optimizer=optax.adam(1e-2),
+                         batch_size=8)  # fmt: skip
+    assert history.accuracy[-1] == 1
+    assert all(type(leaf) is not nnx.Param for leaf in jax.tree.leaves(state.params))
+
+
+class WithDropout(nnx.Module):
+    def __init__(self, rngs):
+        self.out = nnx.Linear(784, 1, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(self.dropout(x))
+
+
+class WithStatistics(WithDropout):
+    def __init__(self, rngs):
+        self.out = nnx.Linear(784, 1, rngs=rngs)
+        self.dropout = nnx.BatchNorm(784, rngs=rngs)
+
+
+@pytest.mark.parametrize(("module", "carried"), [(WithDropout, "dropout.rngs"), (WithStatistics, "dropout.mean")])
+def test_a_module_that_carries_more_than_parameters_is_refused(module, carried):
+    with pytest.raises(ValueError, match=f"carries state beside its parameters .*{carried}"):
+        from_flax(lambda rngs: module(rngs))
+
+
+@pytest.mark.parametrize("sizes", [(784,), (784, 0)])
+def test_flax_sizes_that_make_no_layer(sizes):
+    with pytest.raises(ValueError, match="two or more positive integers"):
+        flax_mlp(sizes)
+
+
+@pytest.mark.parametrize("graph_mode", [True, False])
+def test_both_of_flaxs_modes(graph_mode):
+    """Flax is about to make its tree mode the default."""
+    with nnx.set_graph_mode(graph_mode), nnx.set_graph_updates(graph_mode):
+        model = flax_mlp((6, 5, 1))
+        assert jax.jit(model.apply)(model.init(jax.random.key(0)), jnp.ones((2, 6))).shape == (2, 1)

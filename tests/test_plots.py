@@ -1,0 +1,68 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from jax_mnist import History, plots
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def test_each_draws_on_the_axes_it_is_given():
+    history = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
+    draw = [
+        lambda ax: plots.digit(np.eye(28), "one", ax),
+        lambda ax: plots.pixel_table(np.arange(12).reshape(3, 4), ax),
+        lambda ax: plots.tangent(lambda x: x**2, -1.5, ax=ax),
+        lambda ax: plots.curves(history, ax),
+    ]
+    _, axes = plt.subplots(1, len(draw))
+    for function, ax in zip(draw, axes, strict=True):
+        assert function(ax) is ax
+        assert ax.has_data() or ax.texts
+    plt.gcf().canvas.draw()
+
+
+def test_the_pixel_table_shows_every_number():
+    table = plots.pixel_table(np.array([[0, 7, 255], [30, 40, 50]]))
+    assert [text.get_text() for text in table.texts] == ["0", "7", "255", "30", "40", "50"]
+    assert [text.get_position() for text in table.texts[:4]] == [(0, 0), (1, 0), (2, 0), (0, 1)]
+    assert table.texts[2].get_color() == "white"
+
+
+def test_the_tangent_touches_with_the_slope():
+    ax = plots.tangent(lambda x: x**2, at=-1.0)
+    curve, line, point = ax.lines
+    np.testing.assert_allclose(curve.get_ydata(), np.square(curve.get_xdata()), rtol=1e-5)
+    x, y = line.get_data()
+    assert (y[1] - y[0]) / (x[1] - x[0]) == pytest.approx(-2)
+    assert point.get_data() == ([-1.0], [1.0])
+
+
+def test_curves_show_the_columns():
+    history = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
+    ax = plots.curves(history)
+    train, valid = ax.lines
+    right = next(other for other in ax.figure.axes if other is not ax).lines[0]
+    for line, column in ((train, history.train_loss), (valid, history.valid_loss), (right, history.accuracy)):
+        np.testing.assert_array_equal(line.get_ydata(), column)
+
+
+def test_the_parabola_step_by_step():
+    time = np.arange(5.0)
+    axes = plots.parabola(time, time**2, [time, time**2], ["0", "1"])
+    assert [ax.get_title() for ax in axes] == ["0", "1"]
+    np.testing.assert_array_equal(axes[1].lines[0].get_ydata(), time**2)
+
+
+def test_a_grid_has_one_picture_a_digit():
+    axes = plots.digits(np.zeros((13, 28, 28)), columns=5)
+    assert len(axes) == len(axes[0].figure.axes) == 13
+
+
+def test_mistakes_are_red_and_say_what_was_right():
+    axes = plots.predictions(np.zeros((2, 28, 28)), ["3", "7"], ["3", "3"])
+    assert [(ax.get_title(), ax.title.get_color()) for ax in axes] == [("3", "black"), ("7, not 3", "#d62728")]
