@@ -25,7 +25,7 @@ def photographed(rng, image, light_on_dark):
 
 @pytest.mark.parametrize(("name", "sizes", "loss_fn"), [
     ("sample", (784, 30, 1), mnist_loss),
-    ("mnist", (784, 100, 10), softmax_cross_entropy),
+    pytest.param("mnist", (784, 100, 10), softmax_cross_entropy, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_200_digits_photographed(request, tmp_path, name, sizes, loss_fn):
     splits = request.getfixturevalue(name)
@@ -35,7 +35,7 @@ def test_200_digits_photographed(request, tmp_path, name, sizes, loss_fn):
     places = rng.choice(len(splits.valid), 200, replace=False)
     images = []
     for i, place in enumerate(places):
-        Image.fromarray(photographed(rng, splits.valid.images[place], i % 2 == 0)).save(tmp_path / "photo.png")
+        Image.fromarray(photographed(rng, splits.valid.images[place], i % 2 == 0)).save(tmp_path / "photo.png", compress_level=1)
         images.append(read_photo(tmp_path / "photo.png"))
     batch = make_batch(np.stack(images), splits.valid.labels[places])
     right = int(correct(model.apply(state.params, batch.x), batch.y).sum())

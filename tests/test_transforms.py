@@ -106,9 +106,9 @@ def test_vmap_is_a_loop(strict, name):
 
 @all_functions
 def test_gradients_are_finite_differences_in_float64(x64, strict, name):
-    """First and second derivatives, forward and backward."""
+    """Forward and backward; the second derivatives are the next test's."""
     function, argument = FUNCTIONS[name][0], FUNCTIONS[name][1](jnp.float64)
-    check_grads(function, (argument,), order=2, modes=["fwd", "rev"], rtol=1e-5, atol=1e-5)
+    check_grads(function, (argument,), order=1, modes=["fwd", "rev"], rtol=1e-5, atol=1e-5)
     assert {leaf.dtype for leaf in jax.tree.leaves(function(argument))} == {jnp.dtype("float64")}
 
 
