@@ -1,0 +1,137 @@
+"""`compare_torch`: the same weights and the same batches through PyTorch and through JAX, in one run."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import arg
+
+from .. import class_names, load
+from ..files import replacing
+from ..training import as_history
+from . import torch_side
+from .console import EXIT_OK, EXIT_TARGET_MISSED, Platform, describe, script, use_platform
+from .recipes import choose_recipe, make_loss, make_model
+from .side_by_side import Compared, Task, Timing, compare, time_variants
+
+FLOAT64_EPOCHS = 2
+FLOAT64_TOLERANCE, FLOAT32_TOLERANCE, IMAGES_TOLERANCE = 1e-12, 1e-5, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareTorchConfig:
+    """Train in PyTorch and in JAX from the same weights over the same batches, and show that they are the same.
+
+    A short run in float64 must end with the same parameters to 1e-12; the whole run, in float32, within 1e-5 of
+    PyTorch's parameters and within 2 images of its accuracy. Else the exit code is 1. The recipe is that of `train`.
+    """
+
+    dataset: Literal["mnist_sample", "mnist"] = "mnist_sample"
+    """mnist_sample (3 or 7) with the chapter's loss, mnist (ten digits) with softmax cross entropy."""
+    model: Literal["mlp", "linear"] = "mlp"
+    """The chapter's two-layer net, or one linear layer."""
+    epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of train)")] = None
+    """How often every training image is seen."""
+    seed: int = 0
+    """Draws the parameters and the order of the images, for both."""
+    timed_epochs: int = 5
+    """Epochs timed of every variant, in turns; their median is shown. 0 leaves the timing out."""
+    compile: bool = True
+    """Time torch.compile too, which can take a minute to compile."""
+    out: Path = Path("runs/compare_torch")
+    """Where the plot of both runs goes, curves.png."""
+    platform: Platform = None
+    """Run there or fail: never a silent fall back to another."""
+
+
+def run(config: CompareTorchConfig) -> int:
+    """Compare as configured; the exit code says whether the two agree."""
+    torch_side.import_torch()
+    console = Console()
+    task, epochs = _task(config, console)
+    config.out.mkdir(parents=True, exist_ok=True)
+    with jax.default_matmul_precision("highest"):
+        with jax.enable_x64(True):
+            exact = max(row.difference for row in compare(task, min(FLOAT64_EPOCHS, epochs)))
+        rows = list(compare(task, epochs))
+        console.print(_table(rows))
+        if config.timed_epochs > 0:
+            console.print(_timing_table(time_variants(task, config.timed_epochs, config.compile)))
+    _draw(rows, config.out / "curves.png")
+    console.print(f"curves of both: {config.out / 'curves.png'}", highlight=False, soft_wrap=True)
+    return _verdict(exact, rows[-1], console)
+
+
+def _task(config: CompareTorchConfig, console: Console) -> tuple[Task, int]:
+    device = use_platform(config.platform)
+    torch_device = torch_side.choose_device(device.platform)
+    console.print(f"device: {describe(device)}; {torch_side.describe(torch_device)}", highlight=False)
+    count = len(class_names(config.dataset))
+    recipe = choose_recipe(count, config.model, epochs=config.epochs)
+    task = Task(
+        splits=load(config.dataset),
+        sizes=(784, *recipe.hidden, 1 if count == 2 else count),
+        model=make_model(config.model, recipe.hidden, count),
+        loss_fn=make_loss(count),
+        learning_rate=recipe.learning_rate,
+        batch_size=recipe.batch_size,
+        seed=config.seed,
+        device=torch_device,
+    )
+    return task, recipe.epochs
+
+
+def _table(rows: list[Compared]) -> Table:
+    columns = "epoch", "PyTorch loss", "JAX loss", "PyTorch accuracy", "JAX accuracy", "largest parameter difference"
+    table = Table(title="float32, on the validation images")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        losses = f"{row.torch.valid_loss:.6f}", f"{row.ours.valid_loss:.6f}"
+        accuracies = f"{row.torch.accuracy:.4f}", f"{row.ours.accuracy:.4f}"
+        table.add_row(str(row.ours.epoch), *losses, *accuracies, f"{row.difference:.1e}")
+    return table
+
+
+def _timing_table(timings: list[Timing]) -> Table:
+    table = Table("", "epoch", title="training alone, every epoch shuffled")
+    for column in ("first epoch, s", "ms per epoch"):
+        table.add_column(column, justify="right")
+    for timing in timings:
+        numbers = f"{timing.first_seconds:.2f}", f"{timing.milliseconds:.1f}"
+        table.add_row(timing.framework, timing.variant, *(("fails", "") if timing.failure else numbers))
+    table.caption = "; ".join(f"{timing.variant}: {timing.failure}" for timing in timings if timing.failure)
+    return table
+
+
+def _draw(rows: list[Compared], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from .. import plots
+
+    histories = {"PyTorch": as_history([row.torch for row in rows]), "JAX": as_history([row.ours for row in rows])}
+    with replacing(path) as temporary:
+        plots.runs(histories)[0].figure.savefig(temporary, dpi=100)
+
+
+def _verdict(exact: float, last: Compared, console: Console) -> int:
+    right = f"{last.torch_correct:,} right in PyTorch, {last.our_correct:,} in JAX"
+    checks = {
+        f"float64: largest parameter difference {exact:.1e}, below {FLOAT64_TOLERANCE:g}": exact < FLOAT64_TOLERANCE,
+        f"float32: largest parameter difference {last.difference:.1e}, at most {FLOAT32_TOLERANCE:g}": (
+            last.difference <= FLOAT32_TOLERANCE
+        ),
+        f"float32: {right}, at most {IMAGES_TOLERANCE} apart": (
+            abs(last.torch_correct - last.our_correct) <= IMAGES_TOLERANCE
+        ),
+    }
+    for promise, kept in checks.items():
+        console.print(f"{'yes' if kept else 'NO '} {promise}", style="" if kept else "red", highlight=False)
+    return EXIT_OK if all(checks.values()) else EXIT_TARGET_MISSED
+
+
+main = script(CompareTorchConfig, run)
