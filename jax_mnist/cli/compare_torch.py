@@ -15,7 +15,7 @@ from ..training import as_history
 from . import torch_side
 from .console import EXIT_OK, EXIT_TARGET_MISSED, Platform, describe, script, use_platform
 from .recipes import choose_recipe, make_loss, make_model
-from .side_by_side import Compared, Task, Timing, compare, time_variants
+from .side_by_side import Compared, Task, Timing, compare, few_steps, time_variants
 
 FLOAT64_EPOCHS = 2
 FLOAT64_TOLERANCE, FLOAT32_TOLERANCE, IMAGES_TOLERANCE = 1e-12, 1e-5, 2
@@ -50,10 +50,11 @@ class CompareTorchConfig:
 def run(config: CompareTorchConfig) -> int:
     """Compare as configured; the exit code says whether the two agree."""
     torch_side.import_torch()
-    console = Console()
-    task, epochs = _task(config, console)
+    console, device = Console(), use_platform(config.platform)
+    task, epochs = _task(config, torch_side.choose_device(device.platform))
     config.out.mkdir(parents=True, exist_ok=True)
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"), torch_side.faster_threads(few_steps(task)):
+        console.print(f"{describe(device)}; {torch_side.describe(task.device)}", highlight=False, soft_wrap=True)
         with jax.enable_x64(True):
             exact = max(row.difference for row in compare(task, min(FLOAT64_EPOCHS, epochs)))
         rows = list(compare(task, epochs))
@@ -65,10 +66,7 @@ def run(config: CompareTorchConfig) -> int:
     return _verdict(exact, rows[-1], console)
 
 
-def _task(config: CompareTorchConfig, console: Console) -> tuple[Task, int]:
-    device = use_platform(config.platform)
-    torch_device = torch_side.choose_device(device.platform)
-    console.print(f"device: {describe(device)}; {torch_side.describe(torch_device)}", highlight=False)
+def _task(config: CompareTorchConfig, torch_device: str) -> tuple[Task, int]:
     count = len(class_names(config.dataset))
     recipe = choose_recipe(count, config.model, epochs=config.epochs)
     task = Task(
@@ -103,7 +101,7 @@ def _timing_table(timings: list[Timing]) -> Table:
     for timing in timings:
         numbers = f"{timing.first_seconds:.2f}", f"{timing.milliseconds:.1f}"
         table.add_row(timing.framework, timing.variant, *(("fails", "") if timing.failure else numbers))
-    table.caption = "; ".join(f"{timing.variant}: {timing.failure}" for timing in timings if timing.failure)
+    table.caption = "\n".join(f"{timing.variant}: {timing.failure}" for timing in timings if timing.failure)
     return table
 
 

@@ -88,21 +88,25 @@ def _difference(learner: Learner, params: Params) -> float:
 Epoch = Callable[[], None]
 
 
+def few_steps(task: Task) -> Epoch:
+    """Ten of PyTorch's steps, to try its number of threads with."""
+    first = jax.tree.map(lambda array: array[: 10 * task.batch_size], task.splits.train)
+    return _theirs(task._replace(splits=task.splits._replace(train=first)), torch_side.epoch_of_slices)
+
+
 def time_variants(task: Task, count: int, with_compile: bool) -> list[Timing]:
     """Milliseconds per epoch of every variant: a first epoch of each, then `count`, the variants taking turns."""
-    with torch_side.faster_threads(_theirs(task, torch_side.epoch_of_slices)) as threads:
-        theirs = "PyTorch" if task.device == "cuda" else f"PyTorch, {threads} thread{'s' if threads > 1 else ''}"
-        variants = [
-            (Timing(theirs, "DataLoader over list(zip(x, y))"), _theirs(task, torch_side.epoch_of_data_loader)),
-            (Timing(theirs, "sliced tensors"), _theirs(task, torch_side.epoch_of_slices)),
-            (Timing(theirs, "sliced tensors, torch.compile"), _theirs(task, torch_side.epoch_of_compiled_slices)),
-            (Timing("JAX", "train_epoch"), _ours(task)),
-        ]
-        if not with_compile:
-            del variants[2]
-        started = [(_first_epoch(timing, epoch), epoch) for timing, epoch in variants]
-        turns = [[_seconds(epoch) for timing, epoch in started if not timing.failure] for _ in range(count)]
-    medians = iter(statistics.median(seconds) for seconds in zip(*turns, strict=True))
+    variants = [
+        (Timing("PyTorch", "DataLoader over list(zip(x, y))"), _theirs(task, torch_side.epoch_of_data_loader)),
+        (Timing("PyTorch", "sliced tensors"), _theirs(task, torch_side.epoch_of_slices)),
+        (Timing("PyTorch", "sliced tensors, torch.compile"), _theirs(task, torch_side.epoch_of_compiled_slices)),
+        (Timing("JAX", "train_epoch"), _ours(task)),
+    ]
+    if not with_compile:
+        del variants[2]
+    started = [(_first_epoch(timing, epoch), epoch) for timing, epoch in variants]
+    turns = [[_seconds(epoch) for timing, epoch in started if not timing.failure] for _ in range(count)]
+    medians = iter([statistics.median(seconds) for seconds in zip(*turns, strict=True)])
     return [timing if timing.failure else timing._replace(milliseconds=1000 * next(medians)) for timing, _ in started]
 
 

@@ -1,6 +1,7 @@
 """PyTorch's side of `compare_torch`: the model, an epoch and its variants. Torch is imported when it is asked for."""
 
 import contextlib
+import functools
 import importlib
 import itertools
 import timeit
@@ -43,10 +44,10 @@ def choose_device(platform: str) -> str:
 
 
 def describe(device: str) -> str:
-    """PyTorch's version, device and precision: "torch 2.13.0 on cpu"."""
+    """PyTorch's version, device and precision: "torch 2.13.0 on cpu, 2 thread(s)"."""
     torch = import_torch()
     if device == "cpu":
-        return f"torch {torch.__version__} on cpu"
+        return f"torch {torch.__version__} on cpu, {torch.get_num_threads()} thread(s)"
     return f"torch {torch.__version__} on {torch.cuda.get_device_name()}; both in full float32, without TF32"
 
 
@@ -122,8 +123,13 @@ def epoch_of_slices(learner: Learner, x: Any, y: Any, batch_size: int) -> Callab
 
 
 def epoch_of_compiled_slices(learner: Learner, x: Any, y: Any, batch_size: int) -> Callable[[], None]:
-    """The same with the forward and backward pass under torch.compile, which compiles when it is first called."""
-    return epoch_of_slices(learner._replace(loss=import_torch().compile(learner.loss)), x, y, batch_size)
+    """The same with the forward and backward pass under torch.compile, all of which waits for the first call."""
+
+    @functools.cache
+    def epoch() -> Callable[[], None]:
+        return epoch_of_slices(learner._replace(loss=import_torch().compile(learner.loss)), x, y, batch_size)
+
+    return lambda: epoch()()
 
 
 def _steps(learner: Learner, batches: Iterable[Any]) -> None:
@@ -132,7 +138,7 @@ def _steps(learner: Learner, batches: Iterable[Any]) -> None:
 
 
 @contextlib.contextmanager
-def faster_threads(epoch: Callable[[], None]) -> Iterator[int]:
+def faster_threads(epoch: Callable[[], None]) -> Iterator[None]:
     """Inside, PyTorch has one thread or as many as it chose itself, whichever runs the epoch faster.
 
     Its threads wait for each other by spinning: where others use the cores too, two can be ten times slower than
@@ -141,9 +147,8 @@ def faster_threads(epoch: Callable[[], None]) -> Iterator[int]:
     torch = import_torch()
     before = torch.get_num_threads()
     try:
-        chosen = min({1, before}, key=lambda count: _seconds_with_threads(epoch, count))
-        torch.set_num_threads(chosen)
-        yield chosen
+        torch.set_num_threads(min({1, before}, key=lambda count: _seconds_with_threads(epoch, count)))
+        yield
     finally:
         torch.set_num_threads(before)
 
