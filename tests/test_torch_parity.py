@@ -4,11 +4,13 @@ record_torch.py wrote it; test_torch_live.py compares with PyTorch itself where 
 """
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from ladder import (
     BATCH_SIZE,
     CHAPTER_EPOCHS,
@@ -25,7 +27,17 @@ from ladder import (
 from record_torch import FILE
 
 import jax_mnist
-from jax_mnist import TrainState, evaluate, flax_mlp, from_state_dict, mlp, mnist_loss, to_state_dict, train_epoch
+from jax_mnist import (
+    TrainState,
+    evaluate,
+    flax_mlp,
+    from_state_dict,
+    init_params,
+    mlp,
+    mnist_loss,
+    to_state_dict,
+    train_epoch,
+)
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 
@@ -66,6 +78,26 @@ def epoch_losses(losses, count):
     sizes = np.full(losses.shape[1], BATCH_SIZE)
     sizes[-1] = count - sizes[:-1].sum()
     return losses @ sizes / count
+
+
+@pytest.mark.parametrize("name", ["weights", "bias"])
+def test_the_start_is_that_of_nn_linear(name):
+    """Uniform in +-1/sqrt(inputs), weights and biases: by its bounds, its moments and its distribution."""
+    for i, layer in zip((784, 900), init_params(jax.random.key(0), (784, 900, 5000), std=None), strict=True):
+        values, bound = np.asarray(getattr(layer, name), np.float64).ravel(), i**-0.5
+        assert 0.99 * bound < np.abs(values).max() <= bound * (1 + 1e-6)
+        for power, moment, spread in ((1, 0, 1 / 3), (2, 1 / 3, 4 / 45), (4, 1 / 5, 16 / 225)):
+            error = abs(np.mean((values / bound) ** power) - moment)
+            assert error < 4 * np.sqrt(spread / len(values)), power
+        uniform: Any = scipy.stats.kstest(values, "uniform", (-bound, 2 * bound))
+        assert uniform.pvalue > 1e-3
+
+
+def test_weights_and_biases_start_independent():
+    first, second = init_params(jax.random.key(0), (784, 784, 784), std=None)
+    arrays = [first.weights[0], first.bias, second.weights[0], second.bias]
+    correlations = np.corrcoef(np.stack(arrays)) - np.eye(4)
+    assert np.abs(correlations).max() < 4 / np.sqrt(784)
 
 
 def test_the_update_by_hand_is_pytorchs(double, recorded, splits):
