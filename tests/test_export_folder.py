@@ -64,7 +64,7 @@ def test_the_places_are_those_of_the_sample():
 def test_any_classes_are_written_and_read(tmp_path):
     images = np.arange(3 * 784, dtype=np.uint32).astype(np.uint8).reshape(3, 28, 28)
     dataset = Dataset(images, np.array([0, 0, 1], np.int32))
-    write_folder(tmp_path / "shirts", Splits(dataset, dataset), ("coat", "dress"), [np.array([1, 2, 0])] * 2)
+    write_folder(tmp_path / "shirts", Splits(dataset, dataset), ("coat", "dress"), (np.array([1, 2, 0]),) * 2)
     np.testing.assert_array_equal(load(tmp_path / "shirts").valid.images, images)
     assert "valid/dress/0.png,1" in (tmp_path / "shirts/labels.csv").read_text()
 
@@ -80,9 +80,9 @@ def test_a_directory_with_something_in_it_is_left_alone(tmp_path, capsys):
 def test_a_failure_leaves_nothing_behind(tmp_path):
     dataset = Dataset(np.zeros((2, 28, 28), np.uint8), np.array([0, 5], np.int32))
     with pytest.raises(IndexError):
-        write_folder(tmp_path / "digits", Splits(dataset, dataset), ("3",), [np.arange(2)] * 2)
+        write_folder(tmp_path / "digits", Splits(dataset, dataset), ("3",), (np.arange(2),) * 2)
     with pytest.raises(ValueError, match="zip"):
-        write_folder(tmp_path / "digits", Splits(dataset, dataset), tuple("012345"), [np.arange(2), np.arange(3)])
+        write_folder(tmp_path / "digits", Splits(dataset, dataset), tuple("012345"), (np.arange(2), np.arange(3)))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -35,7 +35,9 @@ def test_200_digits_photographed(request, tmp_path, name, sizes, loss_fn):
     places = rng.choice(len(splits.valid), 200, replace=False)
     images = []
     for i, place in enumerate(places):
-        Image.fromarray(photographed(rng, splits.valid.images[place], i % 2 == 0)).save(tmp_path / "photo.png", compress_level=1)
+        Image.fromarray(photographed(rng, splits.valid.images[place], i % 2 == 0)).save(
+            tmp_path / "photo.png", compress_level=1
+        )
         images.append(read_photo(tmp_path / "photo.png"))
     batch = make_batch(np.stack(images), splits.valid.labels[places])
     right = int(correct(model.apply(state.params, batch.x), batch.y).sum())

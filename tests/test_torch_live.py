@@ -31,8 +31,8 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def splits():
-    return Splits(*map(mixed, jax_mnist.load("mnist_sample")))
+def splits(sample):
+    return Splits(*map(mixed, sample))
 
 
 def like(model):

@@ -43,20 +43,23 @@ def read_folder(path: Path) -> Splits:
 
 
 def write_folder(
-    path: str | Path, splits: Splits, classes: Sequence[str], places: Sequence[Int[np.ndarray, " n"]]
+    path: str | Path,
+    splits: Splits,
+    classes: Sequence[str],
+    places: tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]],
 ) -> None:
     """Write a dataset as fastai lays out MNIST_SAMPLE: train/3/10.png, valid/7/2.png and so on, and labels.csv.
 
-    `classes` names the class of each label, `places` int [n] for either part gives the images the numbers that
-    are their file names. The pixels are written as they are. labels.csv has a row `name,label` for every image, train
-    and then valid, its label the class's place among the sorted names, as in fastai's file: 0 for a 3 and 1 for a
-    7. `read_folder` gives back the splits where their order is that of the file names. Raises ValueError where
-    `path` exists and is not empty.
+    `classes` names the class of each label; `places`, int [n] and int [m], are the numbers that become the file
+    names of the two parts. The pixels are written as they are. labels.csv has a row `name,label` for every image,
+    first of train, then of valid; its label is the class's place among the sorted names, as in fastai's file: 0
+    for a 3 and 1 for a 7. `load` gives the splits back where they are in the order of the file names. Raises
+    ValueError where `path` exists and is not empty, or a part has not one number for every image.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "two_digits"
     >>> two = Dataset(np.zeros((2, 28, 28), np.uint8), np.array([1, 0], np.int32))
-    >>> write_folder(path, Splits(two, two), ("7", "3"), [np.array([10, 15]), np.array([18, 0])])
+    >>> write_folder(path, Splits(two, two), ("7", "3"), (np.array([10, 15]), np.array([18, 0])))
     >>> (path / "labels.csv").read_text().split()
     ['name,label', 'train/3/10.png,0', 'train/7/15.png,1', 'valid/3/18.png,0', 'valid/7/0.png,1']
     """
