@@ -18,6 +18,7 @@ from .from_scratch import gradient, init_params, linear_layer, loss, predict, st
 from .losses import binary_cross_entropy, l1, mnist_loss, mse, softmax_cross_entropy
 from .metrics import accuracy, correct, predicted_labels
 from .models.dense import linear, mlp
+from .pytorch import from_state_dict, to_state_dict
 from .training import epochs, evaluate, fit, init_state, make_step, train_epoch
 from .types import Batch, Dataset, History, Layer, Metrics, Model, Row, Splits, TrainState
 
@@ -58,6 +59,7 @@ __all__ = [
     "fit",
     "flax_mlp",
     "from_flax",
+    "from_state_dict",
     "gradient",
     "hold_out",
     "init_params",
@@ -87,6 +89,7 @@ __all__ = [
     "step",
     "take_batch",
     "to_float",
+    "to_state_dict",
     "train_epoch",
     "update",
 ]

@@ -6,15 +6,23 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
-from .cli import evaluate, predict, report, train
+from .cli import compare_torch, evaluate, export_folder, predict, report, train
 from .cli.console import command
 
 Command = (
     Annotated[train.TrainConfig, subcommand("train")]
     | Annotated[evaluate.EvaluateConfig, subcommand("evaluate")]
     | Annotated[predict.PredictConfig, subcommand("predict")]
+    | Annotated[compare_torch.CompareTorchConfig, subcommand("compare_torch")]
+    | Annotated[export_folder.ExportFolderConfig, subcommand("export_folder")]
 )
-_RUN = {train.TrainConfig: train.run, evaluate.EvaluateConfig: evaluate.run, predict.PredictConfig: predict.run}
+_RUN = {
+    train.TrainConfig: train.run,
+    evaluate.EvaluateConfig: evaluate.run,
+    predict.PredictConfig: predict.run,
+    compare_torch.CompareTorchConfig: compare_torch.run,
+    export_folder.ExportFolderConfig: export_folder.run,
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:

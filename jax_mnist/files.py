@@ -1,7 +1,8 @@
-"""Files that are never half written."""
+"""Files and directories that are never half written."""
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +28,41 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        _open_up(temporary, 0o666)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_directory(path: str | Path) -> Iterator[Path]:
+    """A temporary directory beside `path`; it becomes `path` when the block ends, and is gone if it fails.
+
+    Parents are made where they lack. Raises ValueError where `path` is a file or a directory with something in it.
+
+    >>> target = Path(tempfile.mkdtemp()) / "results"
+    >>> with new_directory(target) as temporary:
+    ...     _ = (temporary / "result.txt").write_text("done")
+    >>> [file.name for file in target.iterdir()]
+    ['result.txt']
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"{path}: exists and is no empty directory; nothing was written")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        yield temporary
+        _open_up(temporary, 0o777)
+        if path.exists():
+            path.rmdir()  # not every system moves a directory onto an empty one
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _open_up(temporary: Path, mode: int) -> None:
+    """Give what tempfile made for its owner alone the permissions that any new file has."""
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(mode & ~umask)

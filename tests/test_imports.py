@@ -29,6 +29,7 @@ ARROWS = {
     "models.dense": {"from_scratch"},
     "models.nnx": set(),
     "checkpoints": set(),
+    "pytorch": set(),
     "plots": set(),
 }
 

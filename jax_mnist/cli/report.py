@@ -22,7 +22,9 @@ def run() -> int:
         table.add_row(f"device {device.id}", f"{device.platform} ({device.device_kind})")
     console = Console()
     console.print(table)
-    console.print("Commands: python -m jax_mnist {train,evaluate,predict} --help", highlight=False)
+    console.print(
+        "Commands: python -m jax_mnist {train,evaluate,predict,compare_torch,export_folder} --help", highlight=False
+    )
     return EXIT_OK
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Int, PRNGKeyArray
 
 from ..types import Dataset, Splits
 from .folders import SIDE, class_folders, is_image_folder, read_folder
@@ -58,6 +58,20 @@ def class_names(name_or_path: str | Path) -> tuple[str, ...]:
     return class_folders(path) if is_image_folder(path) else _DIGITS
 
 
+def sample_places() -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
+    """Where the images of "mnist_sample" stand in MNIST's own training and test file.
+
+    Returns int [12396] and int [2038], in the order of `load("mnist_sample")`: the numbers that are the images'
+    file names in fastai's MNIST_SAMPLE.
+
+    >>> train, valid = sample_places()
+    >>> train[:3].tolist(), len(valid)
+    ([10, 10000, 10011], 2038)
+    """
+    train, valid = map(_places, _read_idx_directory(BUNDLED, _SHA256))
+    return train, valid
+
+
 def hold_out(key: PRNGKeyArray, dataset: Dataset, count: int) -> Splits:
     """Training images set apart to choose by, so that nothing is chosen on the test set.
 
@@ -88,13 +102,15 @@ def _directory(name_or_path: str | Path) -> Path:
     return path
 
 
-def _threes_and_sevens(digits: Dataset) -> Dataset:
-    def places(digit: int) -> list[int]:
-        return sorted(np.flatnonzero(digits.labels == digit).tolist(), key=lambda place: f"{place}.png")
+def _places(digits: Dataset) -> np.ndarray:
+    """The places of the 3s and then of the 7s, each by file name as text."""
+    places = sorted(np.flatnonzero(np.isin(digits.labels, (3, 7))).tolist(), key=lambda place: f"{place}.png")
+    return np.array(sorted(places, key=lambda place: digits.labels[place]))
 
-    threes, sevens = places(3), places(7)
-    labels = np.repeat(np.array([1, 0], np.int32), [len(threes), len(sevens)])
-    return Dataset(digits.images[threes + sevens], labels)
+
+def _threes_and_sevens(digits: Dataset) -> Dataset:
+    places = _places(digits)
+    return Dataset(digits.images[places], (digits.labels[places] == 3).astype(np.int32))
 
 
 def _read_idx_directory(path: Path, sha256: dict[str, str]) -> Splits:

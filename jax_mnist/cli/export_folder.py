@@ -1,0 +1,38 @@
+"""`export_folder`: the bundled 3s and 7s as fastai's MNIST_SAMPLE folder."""
+
+import dataclasses
+from pathlib import Path
+
+from rich.console import Console
+from tyro.conf import Positional
+
+from .. import class_names, load
+from ..data.folders import write_folder
+from ..data.sources import sample_places
+from .console import EXIT_OK, script
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportFolderConfig:
+    """Write the bundled 3s and 7s as fastai's MNIST_SAMPLE: the chapter's PyTorch notebook then runs offline.
+
+    In the notebook, `path = Path("DIR")` takes the place of `path = untar_data(URLs.MNIST_SAMPLE)`.
+    """
+
+    directory: Positional[Path]
+    """A new or empty directory: train/3/10.png, ..., valid/7/..., labels.csv."""
+
+
+def run(config: ExportFolderConfig) -> int:
+    """Export as configured."""
+    splits = load("mnist_sample")
+    write_folder(config.directory, splits, class_names("mnist_sample"), sample_places())
+    Console().print(
+        f"{len(splits.train):,} training and {len(splits.valid):,} validation images written to {config.directory}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return EXIT_OK
+
+
+main = script(ExportFolderConfig, run)

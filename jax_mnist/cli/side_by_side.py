@@ -1,0 +1,139 @@
+"""What `compare_torch` does: both frameworks over the same batches, and then against the clock."""
+
+import math
+import statistics
+import time
+import timeit
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from ..data.batches import epoch_indices
+from ..pytorch import to_state_dict
+from ..training import LossFunction, epochs, init_state, train_epoch
+from ..types import Model, Params, Row, Splits
+from . import torch_side
+from .torch_side import Learner
+
+
+class Task(NamedTuple):
+    """What both train, on which data and where; the sizes are those of the model's layers."""
+
+    splits: Splits
+    sizes: tuple[int, ...]
+    model: Model
+    loss_fn: LossFunction
+    learning_rate: float
+    batch_size: int
+    seed: int
+    device: str
+
+
+class Compared(NamedTuple):
+    """One epoch of both: their rows, right answers on the validation images, the largest parameter difference."""
+
+    torch: Row
+    ours: Row
+    torch_correct: int
+    our_correct: int
+    difference: float
+
+
+class Timing(NamedTuple):
+    """One variant's first epoch, with what it compiles, and the median of the later ones; or why there is none."""
+
+    framework: str
+    variant: str
+    first_seconds: float = math.nan
+    milliseconds: float = math.nan
+    failure: str = ""
+
+
+def compare(task: Task, count: int) -> Iterator[Compared]:
+    """Train both for `count` epochs in the default float, from the same weights over the same batches."""
+    optimizer = optax.sgd(task.learning_rate)
+    start = init_state(jax.random.key(task.seed), task.model, optimizer)
+    learner = _learner(task, start.params)
+    train, valid = (torch_side.tensors_of(dataset, learner) for dataset in task.splits)
+    options = {"count": count, "loss_fn": task.loss_fn, "optimizer": optimizer, "batch_size": task.batch_size}
+    for state, ours in epochs(jax.random.key(task.seed), task.model, task.splits, **options, state=start):
+        order = _order(start.key, ours.epoch - 1, len(task.splits.train), task.batch_size)
+        began = time.perf_counter()
+        train_loss = torch_side.train_epoch(learner, *train, order, task.batch_size)
+        trained = time.perf_counter()
+        loss, correct = torch_side.evaluate(learner, *valid)
+        seconds = trained - began, time.perf_counter() - trained
+        images = len(task.splits.valid)
+        theirs = Row(ours.epoch, train_loss, loss, correct / images, *seconds)
+        yield Compared(theirs, ours, correct, round(ours.accuracy * images), _difference(learner, state.params))
+
+
+def _learner(task: Task, params: Params) -> Learner:
+    return torch_side.make_learner(task.sizes, params, task.learning_rate, task.device)
+
+
+def _order(key: Any, epoch: int, count: int, batch_size: int) -> np.ndarray:
+    places, mask = epoch_indices(key, epoch, count, batch_size)
+    return np.asarray(places)[np.asarray(mask)].astype(np.int64)
+
+
+def _difference(learner: Learner, params: Params) -> float:
+    theirs = learner.module.state_dict()
+    return max(float(np.abs(theirs[n].cpu().numpy() - ours).max()) for n, ours in to_state_dict(params).items())
+
+
+Epoch = Callable[[], None]
+
+
+def few_steps(task: Task) -> Epoch:
+    """Ten of PyTorch's steps, to try its number of threads with."""
+    first = jax.tree.map(lambda array: array[: 10 * task.batch_size], task.splits.train)
+    return _theirs(task._replace(splits=task.splits._replace(train=first)), torch_side.epoch_of_slices)
+
+
+def time_variants(task: Task, count: int, with_compile: bool) -> list[Timing]:
+    """Milliseconds per epoch of every variant: a first epoch of each, then `count`, the variants taking turns."""
+    variants = [
+        (Timing("PyTorch", "DataLoader over list(zip(x, y))"), _theirs(task, torch_side.epoch_of_data_loader)),
+        (Timing("PyTorch", "sliced tensors"), _theirs(task, torch_side.epoch_of_slices)),
+        (Timing("PyTorch", "sliced tensors, torch.compile"), _theirs(task, torch_side.epoch_of_compiled_slices)),
+        (Timing("JAX", "train_epoch"), _ours(task)),
+    ]
+    if not with_compile:
+        del variants[2]
+    started = [(_first_epoch(timing, epoch), epoch) for timing, epoch in variants]
+    turns = [[_seconds(epoch) for timing, epoch in started if not timing.failure] for _ in range(count)]
+    medians = iter([statistics.median(seconds) for seconds in zip(*turns, strict=True)])
+    return [timing if timing.failure else timing._replace(milliseconds=1000 * next(medians)) for timing, _ in started]
+
+
+def _first_epoch(timing: Timing, epoch: Epoch) -> Timing:
+    try:
+        return timing._replace(first_seconds=_seconds(epoch))
+    except Exception as error:  # torch.compile fails in as many ways as there are compilers
+        return timing._replace(failure=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+
+
+def _seconds(epoch: Epoch) -> float:
+    return timeit.timeit(epoch, number=1)
+
+
+def _theirs(task: Task, make_epoch: Callable[..., Epoch]) -> Epoch:
+    learner = _learner(task, task.model.init(jax.random.key(task.seed)))
+    return make_epoch(learner, *torch_side.tensors_of(task.splits.train, learner), task.batch_size)
+
+
+def _ours(task: Task) -> Epoch:
+    optimizer = optax.sgd(task.learning_rate)
+    options = {"model": task.model, "loss_fn": task.loss_fn, "optimizer": optimizer, "batch_size": task.batch_size}
+    state = init_state(jax.random.key(task.seed), task.model, optimizer)
+    dataset = jax.device_put(task.splits.train)
+
+    def epoch() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(train_epoch(state, dataset, **options))
+
+    return epoch

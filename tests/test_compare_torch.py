@@ -1,0 +1,18 @@
+"""`compare_torch` as far as it goes without PyTorch; test_torch_live.py goes on from there."""
+
+import pytest
+
+from jax_mnist import __main__ as package
+from jax_mnist.cli import compare_torch, torch_side
+
+
+def fails(name):
+    raise ModuleNotFoundError(f"No module named {name!r}")
+
+
+@pytest.mark.parametrize("main", [compare_torch.main, lambda args: package.main(["compare_torch", *args])])
+def test_without_pytorch_one_line_says_what_to_install(main, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch_side.importlib, "import_module", fails)
+    assert main(["--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == 'error: PyTorch is not installed; run: pip install "jax_mnist[compare]"\n'
+    assert list(tmp_path.iterdir()) == []

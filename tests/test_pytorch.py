@@ -1,0 +1,198 @@
+"""Parameters to and from PyTorch, without PyTorch: the entries are NumPy arrays."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jax_mnist import (
+    Layer,
+    flax_mlp,
+    from_flax,
+    from_state_dict,
+    init_params,
+    mlp,
+    to_state_dict,
+)
+
+SIZES = (784, 30, 1)
+
+
+class Convolutions(nnx.Module):
+    """Two convolutions and two dense layers whose names sort in the order of the net."""
+
+    def __init__(self, rngs):
+        self.conv1 = nnx.Conv(1, 4, (3, 3), rngs=rngs)
+        self.conv2 = nnx.Conv(4, 6, (3, 3), strides=2, rngs=rngs)
+        self.linear1 = nnx.Linear(6 * 14 * 14, 8, rngs=rngs)
+        self.linear2 = nnx.Linear(8, 10, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.conv2(nnx.relu(self.conv1(x))))
+        return self.linear2(nnx.relu(self.linear1(x.reshape(len(x), -1))))
+
+
+class Twins(nnx.Module):
+    """Two layers of one shape, and names that sort the other way around."""
+
+    def __init__(self, rngs):
+        self.second = nnx.Linear(4, 4, rngs=rngs)
+        self.first = nnx.Linear(4, 4, rngs=rngs)
+
+
+def expected(model):
+    return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def numbered(*shapes):
+    """A state_dict of linear layers or convolutions as nn.Sequential would number them, all values different."""
+    rng = np.random.default_rng(0)
+    return {
+        f"{2 * i}.{name}": rng.normal(size=size).astype(np.float32)
+        for i, shape in enumerate(shapes)
+        for name, size in (("weight", shape), ("bias", shape[:1]))
+    }
+
+
+def assert_equal(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("make", [mlp, flax_mlp])
+def test_dense_layers_are_transposed_and_come_back(make):
+    state_dict = numbered((30, 784), (1, 30))
+    params = from_state_dict(state_dict, expected(make(SIZES)))
+    first, second = params if make is mlp else (Layer(p["kernel"], p["bias"]) for p in params["layers"].values())
+    np.testing.assert_array_equal(first.weights, state_dict["0.weight"].T)
+    np.testing.assert_array_equal(first.bias, state_dict["0.bias"])
+    np.testing.assert_array_equal(second.weights, state_dict["2.weight"].T)
+    assert_equal(to_state_dict(params), state_dict)
+    assert list(to_state_dict(params)) == list(state_dict)
+
+
+def test_ours_go_there_and_back_through_ten_layers():
+    params = init_params(jax.random.key(0), [12, *[4] * 10, 1], std=None)
+    state_dict = to_state_dict(params)
+    assert list(state_dict)[-2:] == ["20.weight", "20.bias"]
+    as_a_file_sorts_them = dict(sorted(state_dict.items()))
+    assert_equal(from_state_dict(as_a_file_sorts_them, params), params)
+
+
+def test_the_result_has_the_dtypes_of_like():
+    like = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), init_params(jax.random.key(0), (3, 2)))
+    params = from_state_dict(numbered((2, 3)), like)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.bfloat16.dtype}
+
+
+def test_arrays_of_the_state_dict_can_be_written_to():
+    assert all(
+        array.flags.writeable and array.flags.c_contiguous
+        for array in to_state_dict(mlp(SIZES).init(jax.random.key(0))).values()
+    )
+
+
+def test_a_convolution_and_the_feature_map_after_it():
+    model = from_flax(lambda rngs: Convolutions(rngs), (28, 28, 1))
+    shapes = {"conv1": (4, 1, 3, 3), "conv2": (6, 4, 3, 3), "linear1": (8, 6 * 14 * 14), "linear2": (10, 8)}
+    rng = np.random.default_rng(0)
+    state_dict = {
+        f"{layer}.{name}": rng.normal(size=size).astype(np.float32)
+        for layer, shape in shapes.items()
+        for name, size in (("weight", shape), ("bias", shape[:1]))
+    }
+    params = from_state_dict(state_dict, expected(model))
+    np.testing.assert_array_equal(params["conv2"]["kernel"][1, 2, 3, 5], state_dict["conv2.weight"][5, 3, 1, 2])
+    h, w, c, o = 3, 9, 5, 7
+    in_torch = state_dict["linear1.weight"][o, c * 14 * 14 + h * 14 + w]
+    np.testing.assert_array_equal(params["linear1"]["kernel"][h * 14 * 6 + w * 6 + c, o], in_torch)
+    assert_equal(to_state_dict(params), state_dict)
+
+    as_sequential = dict(zip(shapes, ("0", "2", "5", "7"), strict=True))
+    renamed = {f"{as_sequential[name.split('.')[0]]}.{name.split('.')[1]}": a for name, a in state_dict.items()}
+    assert_equal(from_state_dict(renamed, expected(model)), params)
+    assert_equal(to_state_dict(params, names=as_sequential), renamed)
+
+
+def test_a_feature_map_that_is_no_square_is_given():
+    like = {"conv": {"kernel": np.zeros((3, 3, 1, 2))}, "dense": {"kernel": np.zeros((2 * 3 * 4, 1))}}
+    state_dict = {"0.weight": np.zeros((2, 1, 3, 3)), "2.weight": np.arange(24.0).reshape(1, 24)}
+    with pytest.raises(ValueError, match=r"'2' takes 24 values .* 2 channels; expected 2 \* h \* w.*feature_map"):
+        from_state_dict(state_dict, like)
+    with pytest.raises(ValueError, match="feature_map"):
+        from_state_dict(state_dict, like, feature_map=(4, 4))
+    params = from_state_dict(state_dict, like, feature_map=(3, 4))
+    np.testing.assert_array_equal(params["dense"]["kernel"][:3, 0], [0, 12, 1])
+    assert_equal(to_state_dict(params, names={"conv": "0", "dense": "2"}, feature_map=(3, 4)), state_dict)
+    kept = from_state_dict(state_dict, like, feature_map=[1, 1])
+    np.testing.assert_array_equal(kept["dense"]["kernel"][:, 0], np.arange(24))
+
+
+def test_layers_without_bias_and_a_single_layer():
+    like = {"kernel": np.zeros((3, 2), np.float32)}
+    assert_equal(to_state_dict(like), {"weight": np.zeros((2, 3), np.float32)})
+    assert from_state_dict({"weight": np.ones((2, 3))}, like)["kernel"].shape == (3, 2)
+    with pytest.raises(ValueError, match="holds bias, which has no place; expected weight"):
+        from_state_dict({"weight": np.ones((2, 3)), "bias": np.ones(2)}, like)
+
+
+def test_layers_that_order_cannot_tell_apart_need_names():
+    like = expected(from_flax(lambda rngs: Twins(rngs)))
+    state_dict = numbered((4, 4), (4, 4))
+    with pytest.raises(ValueError, match=r"'first' and 'second' have one shape.*names="):
+        from_state_dict(state_dict, like)
+    params = from_state_dict(state_dict, like, names={"second": "2", "first": "0"})
+    np.testing.assert_array_equal(params["second"]["bias"], state_dict["2.bias"])
+    own_names = {f"{'first' if name[0] == '0' else 'second'}{name[1:]}": array for name, array in state_dict.items()}
+    assert_equal(from_state_dict(own_names, like), params)
+    with pytest.raises(ValueError, match="names must give each of the layers"):
+        from_state_dict(state_dict, like, names={"first": "0"})
+    with pytest.raises(ValueError, match="names must give each of the layers"):
+        to_state_dict(params, names={"first": "0", "second": "0"})
+
+
+def test_names_that_sort_out_of_order_are_refused_where_the_order_matters():
+    params = {"body": {"kernel": np.zeros((3, 3, 1, 2))}, "a_head": {"kernel": np.zeros((8, 1))}}
+    with pytest.raises(ValueError, match=r"'body' is a convolution after a dense layer.*names="):
+        to_state_dict(params)
+    assert to_state_dict(params, names={"body": "0", "a_head": "2"})["2.weight"].shape == (1, 8)
+    with pytest.raises(ValueError, match=r"'wide' takes 784 values, the one before it gives 10.*names="):
+        to_state_dict({"head": {"kernel": np.zeros((30, 10))}, "wide": {"kernel": np.zeros((784, 30))}})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("2.bias"), r"has no 2\.bias \[1\]; it holds 0\.weight, 0\.bias, 2\.weight"),
+        (lambda d: d.pop("0.weight"), r"has no 0\.weight \[30, 784\]"),
+        (lambda d: d.update({"2.scale": np.ones(1)}), r"holds 2\.scale, which has no place; expected 0\.weight"),
+        (lambda d: d.update({"0.weight": np.ones((784, 30))}), r"0\.weight is \[784, 30\]; expected \[30, 784\]"),
+        (lambda d: d.update({"2.bias": np.ones(())}), r"2\.bias is \[\]; expected \[1\]"),
+        (lambda d: d.update({"2.bias": np.array(["x"])}), r"2\.bias is ndarray; expected .* numbers"),
+        (lambda d: d.update({"4.weight": np.ones((1, 1))}), r"holds 3 layers \(0, 2, 4\); expected 2.*\[784, 30\]"),
+        (lambda d: d.clear(), r"holds 0 layers .*expected 2"),
+    ],
+)
+def test_a_state_dict_that_does_not_fit_is_one_clear_error(change, message):
+    state_dict = numbered((30, 784), (1, 30))
+    change(state_dict)
+    with pytest.raises(ValueError, match=message):
+        from_state_dict(state_dict, expected(mlp(SIZES)))
+
+
+def test_parameters_without_counterpart_are_refused():
+    with pytest.raises(ValueError, match=r"norm\.scale: expected layers"):
+        to_state_dict({"norm": {"scale": np.ones(3), "bias": np.ones(3)}})
+    with pytest.raises(ValueError, match=r"layer 'conv': expected weights .* not weight \[3, 1, 2\]"):
+        to_state_dict({"conv": {"kernel": np.ones((3, 1, 2))}})
+    with pytest.raises(ValueError, match="layer 'norm': expected weights"):
+        to_state_dict({"norm": {"bias": np.ones(3)}})
+
+
+def test_pytorch_is_not_imported():
+    code = "import jax_mnist.pytorch, sys; assert not {'torch', 'flax'} & set(sys.modules), 'imported'"
+    subprocess.run([sys.executable, "-c", code], check=True)
