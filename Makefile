@@ -27,5 +27,8 @@ format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+notebooks: .venv/installed
+	$(BIN)/python scripts/notebooks.py $(ARGS)
+
 bench: .venv/installed
 	$(BIN)/python scripts/benchmark.py $(ARGS)

@@ -1,0 +1,28 @@
+"""The stored notebooks were run from the text beside them; `make notebooks ARGS=--check` runs them again."""
+
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+TEXTS = sorted(FOLDER.glob("*.md"))
+
+
+def test_every_notebook_has_its_text():
+    assert TEXTS
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == [path.stem for path in TEXTS]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.stem)
+def test_what_is_stored_is_the_text_run_to_its_end(text):
+    stored = nbformat.read(text.with_suffix(".ipynb"), as_version=4)
+    nbformat.validate(stored)
+    assert [cell.source for cell in stored.cells] == [cell.source for cell in jupytext.read(text).cells]
+    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    assert not any("left out" in output.get("text", "") for output in outputs)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
