@@ -31,6 +31,7 @@ ARROWS = {
     "checkpoints": set(),
     "pytorch": set(),
     "plots": set(),
+    "speedrun": set(),
 }
 
 
