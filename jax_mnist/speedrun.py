@@ -46,9 +46,9 @@ class Params(NamedTuple):
 
     conv1: Any  # [f, 6, 6]
     bias1: Any  # [f, 1]
-    conv2: Any  # [g, f*9], a filter's 3x3 weights of one channel side by side
+    conv2: Any  # [g, 9f], a filter's 3x3 weights of one channel side by side
     bias2: Any  # [g, 1]
-    dense: Any  # [10, g*9]
+    dense: Any  # [10, 9g]
     bias3: Any  # [10, 1]
 
 
@@ -76,9 +76,9 @@ class Layers(NamedTuple):
 
     phases: Any  # [4, f, 25b]
     pooled: Any  # [f, 25b]
-    windows: Any  # [f*9, 9b]
+    windows: Any  # [9f, 9b]
     outputs: Any  # [g, 9b]
-    features: Any  # [g*9, b]
+    features: Any  # [9g, b]
     scores: Any  # [10, b]
 
 
@@ -91,7 +91,7 @@ class Slot(NamedTuple):
 
 
 def init_params(key: PRNGKeyArray, filters: tuple[int, int] = (24, 64)) -> Params:
-    """Random weights as nn.Conv2d and nn.Linear draw them: uniform in +-1/sqrt(inputs), the biases too.
+    """Random convolutions as nn.Conv2d draws them, uniform in +-1/sqrt(inputs), biases too; a dense layer of zeros.
 
     `filters` are the numbers of filters f and g of the two convolutions. Returns Params in the default float.
 
@@ -99,12 +99,13 @@ def init_params(key: PRNGKeyArray, filters: tuple[int, int] = (24, 64)) -> Param
     [(24, 6, 6), (24, 1), (64, 216), (64, 1), (10, 576), (10, 1)]
     """
     f, g = filters
-    shapes = Params((f, 6, 6), (f, 1), (g, f * 9), (g, 1), (CLASSES, g * 9), (CLASSES, 1))
-    inputs = Params(36, 36, f * 9, f * 9, g * 9, g * 9)
+    shapes = (f, 6, 6), (f, 1), (g, 9 * f), (g, 1)
     ends = [sum(map(math.prod, shapes[: i + 1])) for i in range(len(shapes))]
     # One draw for all: each would compile a random number generator of its own.
     drawn = jnp.split(jax.random.uniform(key, (ends[-1],), minval=-1, maxval=1), ends[:-1])
-    return Params(*(x.reshape(shape) / i**0.5 for x, shape, i in zip(drawn, shapes, inputs, strict=True)))
+    inputs = 36, 36, 9 * f, 9 * f
+    convolutions = (x.reshape(shape) / i**0.5 for x, shape, i in zip(drawn, shapes, inputs, strict=True))
+    return Params(*convolutions, jnp.zeros((CLASSES, 9 * g)), jnp.zeros((CLASSES, 1)))
 
 
 def cut_patches(images: UInt8[ArrayLike, "b 28 28"], offset: tuple[int, int] = (2, 2)) -> Float[Array, "64 25*b"]:
@@ -143,8 +144,9 @@ def unpool(phases: Float[Array, "4 f n"], gradient: Float[Array, "f n"]) -> Floa
     """The gradient of `pool`: all of it to the largest, the first of them at ties."""
     upper = jnp.maximum(phases[0], phases[1]) >= jnp.maximum(phases[2], phases[3])
     first, third = phases[0] >= phases[1], phases[2] >= phases[3]
-    largest = upper & first, upper & ~first, ~upper & third, ~upper & ~third
-    return jnp.concatenate([jnp.where(here, gradient, 0) for here in largest])
+    largest = jnp.where(upper, jnp.where(first, 0, 1), jnp.where(third, 2, 3))
+    here = largest[None] == jnp.arange(4)[:, None, None]
+    return jnp.where(here, gradient[None], 0).reshape(-1, gradient.shape[1])
 
 
 def hard_swish(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -211,7 +213,7 @@ def _row_sums(x: Float[Array, "i n"]) -> Float[Array, "i 1"]:
     return jnp.sum(x, axis=1, keepdims=True)
 
 
-def orthogonalize(matrix: Float[Array, "i o"], iterations: int = 4) -> Float[Array, "i o"]:
+def orthogonalize(matrix: Float[Array, "i o"], iterations: int = 3) -> Float[Array, "i o"]:
     """Nearly the orthogonal matrix nearest to a wide one: its singular values go to about 1, by Newton-Schulz.
 
     Source: Keller Jordan's Muon, https://kellerjordan.github.io/posts/muon/
