@@ -28,10 +28,11 @@ ARROWS = {
     "training": {"data.batches", "metrics"},
     "models.dense": {"from_scratch"},
     "models.nnx": set(),
+    "models.columns": set(),
     "checkpoints": set(),
     "pytorch": set(),
     "plots": set(),
-    "speedrun": set(),
+    "speedrun": {"models.columns"},
 }
 
 

@@ -11,6 +11,7 @@ from jax import lax
 
 from jax_mnist import hold_out, speedrun
 from jax_mnist.cli.speedrun import main
+from jax_mnist.models import columns
 from jax_mnist.speedrun import Params, Recipe, init_params, predict, train
 
 BATCH, FILTERS = 6, (5, 7)
@@ -65,10 +66,10 @@ def test_the_backward_pass_is_the_gradient(batch, params, smoothing):
 
     @jax.jit
     def ours(params):
-        patches = speedrun.cut_patches(images)
-        layers = speedrun.forward(params, patches)
-        upper, outputs = speedrun.backward_upper(params, layers, jnp.asarray(labels), smoothing)
-        return Params(*speedrun.backward_lower(params, layers, patches, outputs), *upper)
+        patches = columns.cut_patches(images)
+        layers = columns.forward(params, patches)
+        upper, outputs = columns.backward_upper(params, layers, jnp.asarray(labels), smoothing)
+        return Params(*columns.backward_lower(params, layers, patches, outputs), *upper)
 
     close(ours(params), jax.jit(jax.grad(loss))(params))
 
@@ -76,8 +77,8 @@ def test_the_backward_pass_is_the_gradient(batch, params, smoothing):
 @pytest.mark.parametrize(
     ("function", "transpose", "shape"),
     [
-        (speedrun.spread_filters, speedrun.gather_filters, (5, 6, 6)),
-        (speedrun.cut_windows, speedrun.add_windows, (5, 25 * BATCH)),
+        (columns.spread_filters, columns.gather_filters, (5, 6, 6)),
+        (columns.cut_windows, columns.add_windows, (5, 25 * BATCH)),
     ],
 )
 def test_rearranging_has_its_transpose(x64, function, transpose, shape):
@@ -89,14 +90,14 @@ def test_rearranging_has_its_transpose(x64, function, transpose, shape):
 def test_pooling_and_the_activation_have_their_gradients(x64):
     phases = jax.random.normal(jax.random.key(0), (4, 5, 30))
     gradient = jax.random.normal(jax.random.key(1), (5, 30))
-    ours = speedrun.unpool(phases, gradient).reshape(phases.shape)
+    ours = columns.unpool(phases, gradient).reshape(phases.shape)
     close(ours, jax.vjp(lambda x: x.max(axis=0), phases)[1](gradient)[0])
     x = jnp.linspace(-3, 3, 101)
-    close(speedrun.hard_swish_slope(x), jax.vmap(jax.grad(speedrun.hard_swish))(x))
+    close(columns.hard_swish_slope(x), jax.vmap(jax.grad(columns.hard_swish))(x))
 
 
 def test_the_first_of_equals_gets_the_gradient():
-    ours = speedrun.unpool(jnp.ones((4, 1, 2)), jnp.array([[3.0, 5.0]]))
+    ours = columns.unpool(jnp.ones((4, 1, 2)), jnp.array([[3.0, 5.0]]))
     assert ours.tolist() == [[3, 5], [0, 0], [0, 0], [0, 0]]
 
 
@@ -104,7 +105,7 @@ def test_shapes_and_dtypes(strict, batch):
     params = jax.eval_shape(init_params, jax.random.key(0))
     assert sum(x.size for x in params) == 20_546
     assert all(x.dtype == jnp.float32 for x in params)
-    layers = jax.eval_shape(lambda params: speedrun.forward(params, speedrun.cut_patches(batch[0])), params)
+    layers = jax.eval_shape(lambda params: columns.forward(params, columns.cut_patches(batch[0])), params)
     shapes = (4, 24, 25 * BATCH), (24, 25 * BATCH), (216, 9 * BATCH), (64, 9 * BATCH), (576, BATCH), (10, BATCH)
     assert tuple(x.shape for x in layers) == shapes
     assert layers.scores.dtype == jnp.float32
@@ -118,7 +119,7 @@ def test_orthogonalize_brings_singular_values_to_about_one():
 
 def test_predict_takes_any_number_of_images(mnist):
     params = jax.tree.map(lambda x: x + 0.1, init_params(jax.random.key(0)))
-    images = mnist.train.images[: speedrun.CHUNK + 1]
+    images = mnist.train.images[: columns.CHUNK + 1]
     close(predict(params, images)[-1:], predict(params, images[-1:]), 1e-5)
 
 
