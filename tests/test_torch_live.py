@@ -188,3 +188,4 @@ def test_the_record_recipe_learns(mnist):
         (24, 1, 5, 5), (24,), (32, 24, 3, 3), (32,), (256, 800), (256,), (10, 256), (10,)
     ]  # fmt: skip
     assert torch_record.accuracy(torch_record.train(0, *training), *test) > 0.85
+    assert torch_record.faster_threads(*training) == 1  # that of the fixture, which is also PyTorch's own here
