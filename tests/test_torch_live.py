@@ -19,6 +19,7 @@ from jax_mnist import Splits, TrainState, from_flax, from_state_dict, init_param
 from jax_mnist.cli.compare_torch import main
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
