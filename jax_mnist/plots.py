@@ -195,7 +195,7 @@ def timings(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> np.ndarray:
     `groups` maps what is done to the ways, and each way to the times of its runs. Returns the axes, one for each
     group.
 
-    >>> [ax.get_title() for ax in timings({"an epoch": {"ours": [1.0, 1.1], "theirs": [5.0, 5.2]}})]
+    >>> [ax.get_title(loc="left") for ax in timings({"an epoch": {"ours": [1.0, 1.1], "theirs": [5.0, 5.2]}})]
     ['an epoch']
     """
     heights = [len(ways) for ways in groups.values()]
