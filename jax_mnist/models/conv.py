@@ -1,22 +1,8 @@
-"""A convolution and a max pooling that XLA compiles well for a CPU, inside `lax.scan` too.
-
-XLA:CPU has fast code for one layout of a convolution and rewrites the others into it, but not inside a loop: there both
-gradients of `lax.conv_general_dilated` run scalar code, ten to a hundred times slower. Here, on a CPU, a convolution
-is a matrix product, and so are its gradients:
-
-    y         [b, oh, ow, o] = patches of x                         @ kernel            [kh*kw*i, o]
-    d loss/dx [b, h, w, i]   = patches of dy (spread by the stride) @ the kernel turned [kh*kw*o, i]
-    d loss/dkernel           = (patches of x)^T                     @ dy
-
-The patches repeat a pixel kh*kw times, so they are made for a few images at a time and used while they are in the
-cache. Where a patch is small, as on a first layer's one channel, `block` neighbouring outputs share one wider patch:
-less to copy, and a larger product. On GPU and TPU all of this is `lax.conv_general_dilated` and `lax.reduce_window`.
-"""
+"""A convolution and a max pooling that are fast on a CPU, inside `lax.scan` too; elsewhere they are plain `jax.lax`."""
 
 import functools
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,27 +11,18 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
+from .patches import Pads, Window, convolve
 
-PATCH_NUMBERS = 2**19
-"""How many numbers the patches of one chunk of images hold at most: 2 MiB of float32, which stay in the cache."""
-
-
-class Window(NamedTuple):
-    """Where a kernel stands on an image: every `stride` pixels, with zeros around it ((top, bottom), (left, right))."""
-
-    stride: int
-    pads: Pads
-
-    def outputs(self, x: Any, kernel: Any) -> tuple[int, int]:
-        """The height and width of the output, for x [b, h, w, i] and kernel [kh, kw, i, o]."""
-        sizes = zip(x.shape[1:3], kernel.shape[:2], self.pads, strict=True)
-        oh, ow = ((size + low + high - side) // self.stride + 1 for size, side, (low, high) in sizes)
-        return oh, ow
+Padding = str | Sequence[Sequence[int]]
+"""What lies around the image: "SAME", "VALID" or ((top, bottom), (left, right)) rows and columns of zeros."""
 
 
 def conv2d(
-    x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], *, stride: int = 1, padding: str | Pads = "SAME"
+    x: Float[Array, "..."],
+    kernel: Float[Array, "..."],
+    *,
+    stride: int = 1,
+    padding: Padding = "SAME",
 ) -> Float[Array, "b oh ow o"]:
     """A 2-D convolution as neural networks have it: `lax.conv_general_dilated` in NHWC and HWIO.
 
@@ -60,12 +37,11 @@ def conv2d(
     """
     window = Window(stride, _pads(x, kernel, stride, padding))
     if min(window.outputs(x, kernel)) < 1:
-        raise ValueError(f"a kernel of {kernel.shape[:2]} does not fit into images of {x.shape[1:3]} padded {padding}")
-    on_cpu, elsewhere = (functools.partial(f, window) for f in (_conv, _lax_conv))
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
+        raise ValueError(f"a {kernel.shape[:2]} kernel does not fit into {x.shape[1:3]} images with padding {padding}")
+    return _per_platform(convolve, _lax_conv, window, x, kernel)
 
 
-def max_pool(x: Float[Array, "b h w c"], window: int = 2) -> Float[Array, "b oh ow c"]:
+def max_pool(x: Float[Array, "..."], window: int = 2) -> Float[Array, "b oh ow c"]:
     """The maximum of each `window` x `window` tile: `lax.reduce_window` with VALID padding and stride `window`.
 
     `x` float [b, h, w, c]; rows and columns that fill no tile are left out. Returns [b, h // window, w // window, c].
@@ -79,8 +55,7 @@ def max_pool(x: Float[Array, "b h w c"], window: int = 2) -> Float[Array, "b oh 
     """
     if x.ndim != 4 or not isinstance(window, int) or not 1 <= window <= min(x.shape[1:3]):
         raise ValueError(f"max_pool takes x [b, h, w, c] and a window of 1..min(h, w), not {x.shape} and {window!r}")
-    on_cpu, elsewhere = (functools.partial(f, window) for f in (_pool, _lax_pool))
-    return lax.platform_dependent(x, cpu=on_cpu, default=elsewhere)
+    return _per_platform(_pool, _lax_pool, window, x)
 
 
 class Conv(nnx.Conv):
@@ -99,7 +74,7 @@ class Conv(nnx.Conv):
         self,
         in_features: int,
         out_features: int,
-        kernel_size: Sequence[int],
+        kernel_size: int | Sequence[int],
         strides: int | Sequence[int] | None = 1,
         *,
         rngs: nnx.Rngs,
@@ -107,107 +82,30 @@ class Conv(nnx.Conv):
     ):
         if "conv_general_dilated" in options:
             raise ValueError("Conv brings its own conv_general_dilated; nnx.Conv takes another")
+        if np.shape(kernel_size) != (2,):
+            raise ValueError(f"kernel_size must be (height, width), not {kernel_size}")
         options["conv_general_dilated"] = _for_nnx
         super().__init__(in_features, out_features, kernel_size, strides, rngs=rngs, **options)
-        if np.ndim(kernel_size) != 1 or len(self.kernel_size) != 2:
-            raise ValueError(f"kernel_size must be (height, width), not {kernel_size}")
-        image = jax.ShapeDtypeStruct((1, *self.kernel_size, in_features), self.dtype or self.param_dtype)
-        jax.eval_shape(functools.partial(super().__call__), image)
+        # Traced once, so that what it does not support is said here and not at the first call.
+        jax.eval_shape(self, jax.ShapeDtypeStruct((1, *self.kernel_size, in_features), self.param_dtype))
 
 
 def _for_nnx(
-    x: Array, kernel: Array, strides: tuple[int, ...], padding: str | Pads, *, dimension_numbers: Any, **options: Any
+    x: Array, kernel: Array, strides: tuple[int, ...], padding: Any, *, dimension_numbers: Any, **options: Any
 ) -> Array:
     plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}
-    unsupported = {name: value for name, value in options.items() if value is not None and value != plain.get(name)}
-    if unsupported or len(set(strides)) != 1:
-        raise ValueError(f"Conv supports equal strides and no {', '.join(options)}, not {strides}, {unsupported}")
+    others = [f"{name}={value!r}" for name, value in options.items() if value not in (None, plain.get(name))]
+    if others:
+        raise ValueError(f"Conv does not support {', '.join(others)}; nnx.Conv does")
+    if len(set(strides)) != 1:
+        raise ValueError(f"strides must be the same for both axes, not {strides}")
     return conv2d(x, kernel, stride=strides[0], padding=padding)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _conv(window: Window, x: Array, kernel: Array) -> Array:
-    return _product(window, x, kernel)
-
-
-@functools.partial(_conv.defjvp, symbolic_zeros=True)
-def _conv_jvp(window: Window, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    # Reverse mode transposes the tangent. It is written as the transpose of each gradient, so that this gradient is
-    # what comes out; a custom_vjp would give the gradient directly, and refuse jax.jvp.
-    y = _conv(window, *primals)
-    gradients = (functools.partial(gradient, window, *primals) for gradient in (_input_gradient, _kernel_gradient))
-    moves = [
-        jax.linear_transpose(gradient, y)(tangent)[0]
-        for gradient, tangent in zip(gradients, tangents, strict=True)
-        if not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
-    ]
-    return y, functools.reduce(jnp.add, moves)
-
-
-def _product(window: Window, x: Array, kernel: Array) -> Array:
-    oh, ow = window.outputs(x, kernel)
-    block = _block(kernel, ow)
-    wide = _widen(window, block, kernel)
-    chunks = _chunks(x, oh * ow // block * len(wide))
-    y = lax.map(lambda x: jnp.matmul(_patches(window, block, x, kernel), wide), chunks)
-    return y.reshape(-1, oh, ow, kernel.shape[3])[: len(x)]
-
-
-def _kernel_gradient(window: Window, x: Array, kernel: Array, dy: Array) -> Array:
-    _, oh, ow, o = dy.shape
-    block = _block(kernel, ow)
-    widen = functools.partial(_widen, window, block)
-    inputs, outputs = jax.eval_shape(widen, kernel).shape
-
-    def add_chunk(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
-        patches = _patches(window, block, chunk[0], kernel).reshape(-1, inputs)
-        return total + jnp.matmul(patches.T, chunk[1].reshape(-1, outputs)), None
-
-    chunks = tuple(_chunks(images, oh * ow // block * inputs) for images in (x, dy))
-    total, _ = lax.scan(add_chunk, jnp.zeros((inputs, outputs), dy.dtype), chunks)
-    return jax.linear_transpose(widen, kernel)(total)[0]
-
-
-def _input_gradient(window: Window, x: Array, kernel: Array, dy: Array) -> Array:
-    between = (0, 0, window.stride - 1)
-    dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), between, between, (0, 0, 0)])
-    sizes = zip(x.shape[1:3], dy.shape[1:3], kernel.shape[:2], window.pads, strict=True)
-    rows, columns = ((side - 1 - low, size - spread + low) for size, spread, side, (low, _) in sizes)
-    return _product(Window(1, (rows, columns)), dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-
-
-def _patches(window: Window, block: int, x: Array, kernel: Array) -> Array:
-    """What each `block` outputs side by side see: [b, oh, ow / block, kh * columns * i]."""
-    (b, h, w, i), (kh, kw, *_), ((top, bottom), (left, _)) = x.shape, kernel.shape, window.pads
-    oh, ow = window.outputs(x, kernel)
-    step, columns, groups = block * window.stride, (block - 1) * window.stride + kw, ow // block
-    # With the image cut into runs of `step` columns, a row of a patch is a few runs, copied as a whole.
-    runs = -(-columns // step)
-    right = (groups + runs - 1) * step - w - left
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)])
-    x = x.reshape(b, h + top + bottom, groups + runs - 1, step * i)
-    x = jnp.concatenate([x[:, :, n : n + groups, : (columns - n * step) * i] for n in range(runs)], axis=-1)
-    last = (oh - 1) * window.stride
-    return jnp.concatenate([x[:, n : n + last + 1 : window.stride] for n in range(kh)], axis=-1)
-
-
-def _block(kernel: Array, ow: int) -> int:
-    return math.gcd(4, ow) if math.prod(kernel.shape[:3]) <= 64 else 1
-
-
-def _widen(window: Window, block: int, kernel: Array) -> Array:
-    """`block` kernels side by side, each one stride further in their patch: [kh * columns * i, block * o]."""
-    shifts = [(window.stride * n, window.stride * (block - 1 - n)) for n in range(block)]
-    wide = jnp.concatenate([jnp.pad(kernel, ((0, 0), shift, (0, 0), (0, 0))) for shift in shifts], axis=-1)
-    return wide.reshape(-1, wide.shape[-1])
-
-
-def _chunks(images: Array, numbers: int) -> Array:
-    """[b, ...] -> [n, size, ...], filled up with zeros; an image's patches hold `numbers` numbers."""
-    size = max(1, min(2 ** max(0, (PATCH_NUMBERS // numbers).bit_length() - 1), len(images)))
-    count = -(-len(images) // size)
-    missing = [(0, count * size - len(images))] + [(0, 0)] * (images.ndim - 1)
-    return jnp.pad(images, missing).reshape(count, size, *images.shape[1:])
+@jax.jit(static_argnums=(0, 1, 2))
+def _per_platform(on_cpu: Callable, elsewhere: Callable, window: Any, *arrays: Array) -> Array:
+    on_cpu, elsewhere = functools.partial(on_cpu, window), functools.partial(elsewhere, window)
+    return lax.platform_dependent(*arrays, cpu=on_cpu, default=elsewhere)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -230,7 +128,7 @@ def _pool_jvp(window: int, primals: tuple[Array], tangents: tuple[Array]) -> tup
 def _tiles(window: int, x: Array) -> Array:
     """[b, h, w, c] -> [b, oh, window, ow, window, c]."""
     oh, ow = x.shape[1] // window, x.shape[2] // window
-    return x[:, : oh * window, : ow * window].reshape(len(x), oh, window, ow, window, x.shape[3])
+    return x[:, : oh * window, : ow * window].reshape(x.shape[0], oh, window, ow, window, x.shape[3])
 
 
 def _places(tiles: Array) -> list[Array]:
@@ -244,11 +142,10 @@ def _lax_conv(window: Window, x: Array, kernel: Array) -> Array:
 
 
 def _lax_pool(window: int, x: Array) -> Array:
-    shape = (1, window, window, 1)
-    return lax.reduce_window(x, jnp.array(-jnp.inf, x.dtype), lax.max, shape, shape, "VALID")
+    return nnx.max_pool(x, (window, window), strides=(window, window))
 
 
-def _pads(x: Array, kernel: Array, stride: int, padding: str | Pads) -> Pads:
+def _pads(x: Array, kernel: Array, stride: int, padding: Padding) -> Pads:
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
         raise ValueError(f"x [b, h, w, i] and kernel [kh, kw, i, o] do not fit together: {x.shape}, {kernel.shape}")
     if x.dtype != kernel.dtype:
