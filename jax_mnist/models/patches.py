@@ -38,7 +38,7 @@ class Window(NamedTuple):
     def outputs(self, x: Any, kernel: Any) -> tuple[int, int]:
         """The height and width of the output, for x [b, h, w, i] and kernel [kh, kw, i, o]."""
         sizes = zip(x.shape[1:3], kernel.shape[:2], self.pads, strict=True)
-        oh, ow = ((size + low + high - side) // self.stride + 1 for size, side, (low, high) in sizes)
+        oh, ow = ((size + sum(pads) - side) // self.stride + 1 for size, side, pads in sizes)
         return oh, ow
 
 
