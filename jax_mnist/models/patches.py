@@ -25,8 +25,8 @@ from jaxtyping import Array
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
-PATCH_NUMBERS = 2**19
-"""How many numbers the patches of one chunk of images hold at most: 2 MiB of float32, which stay in the cache."""
+PATCH_NUMBERS = 2**18
+"""How many numbers the patches of one chunk of images hold at most: 1 MiB of float32, which stays in a core's cache."""
 
 
 class Window(NamedTuple):
