@@ -83,8 +83,11 @@ def test_many_train_at_once_as_one_by_one(tiny):
     model, optimizer = SMALL(), optax.sgd(0.1)
     options = {"model": model, "loss_fn": softmax_cross_entropy, "optimizer": optimizer, "batch_size": 8}
     train = functools.partial(train_epoch, dataset=tiny.train, **options)
-    keys = jax.random.split(jax.random.key(0), 2)
-    states, losses = jax.vmap(lambda key: train(init_state(key, model, optimizer)))(keys)
-    state, loss = train(init_state(jax.random.clone(keys[1]), model, optimizer))
+
+    def states():
+        return [init_state(jax.random.key(seed), model, optimizer) for seed in (0, 1)]
+
+    many, losses = jax.vmap(train)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states()))
+    one, loss = train(states()[1])
     np.testing.assert_allclose(losses[1], loss, rtol=1e-4)
-    jax.tree.map(lambda many, one: np.testing.assert_allclose(many[1], one, atol=1e-4), states.params, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-4), many.params, one.params)
