@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
-from .cli import compare_torch, evaluate, export_folder, predict, report, train
+from .cli import compare_torch, evaluate, export_folder, predict, report, speedrun, train
 from .cli.console import command
 
 Command = (
@@ -14,6 +14,7 @@ Command = (
     | Annotated[evaluate.EvaluateConfig, subcommand("evaluate")]
     | Annotated[predict.PredictConfig, subcommand("predict")]
     | Annotated[compare_torch.CompareTorchConfig, subcommand("compare_torch")]
+    | Annotated[speedrun.SpeedrunConfig, subcommand("speedrun")]
     | Annotated[export_folder.ExportFolderConfig, subcommand("export_folder")]
 )
 _RUN = {
@@ -21,6 +22,7 @@ _RUN = {
     evaluate.EvaluateConfig: evaluate.run,
     predict.PredictConfig: predict.run,
     compare_torch.CompareTorchConfig: compare_torch.run,
+    speedrun.SpeedrunConfig: speedrun.run,
     export_folder.ExportFolderConfig: export_folder.run,
 }
 

@@ -33,6 +33,7 @@ ARROWS = {
     "checkpoints": set(),
     "pytorch": set(),
     "plots": set(),
+    "speedrun": set(),
 }
 
 

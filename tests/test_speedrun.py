@@ -1,0 +1,155 @@
+"""The speedrun: its layout against ordinary convolutions, its backward pass against jax.grad, and that it learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from jax_mnist import hold_out, speedrun
+from jax_mnist.speedrun import Params, Recipe, init_params, predict, train
+
+BATCH, FILTERS = 6, (5, 7)
+
+
+@pytest.fixture(scope="module")
+def batch(mnist):
+    return mnist.train.images[:BATCH], mnist.train.labels[:BATCH]
+
+
+@pytest.fixture
+def params(x64):
+    """In float64, none of them 0, and large enough that all three pieces of every hard swish are seen."""
+    like = jax.eval_shape(lambda: init_params(jax.random.key(0), FILTERS))
+    generator = np.random.default_rng(1)
+    return Params(*(jnp.asarray(generator.normal(0, 2 * x.shape[-1] ** -0.5, x.shape)) for x in like))
+
+
+def ordinary(params, images):
+    """The same net as anyone would write it, NCHW; its pooling halves the gradient at ties, of which there are none."""
+    x = (images[:, None, 2:26, 2:26].astype(float) / 255 - 0.1307) / 0.3081
+    x = lax.conv(x, params.conv1[:, None], (2, 2), "VALID")
+    b, f = x.shape[:2]
+    x = x.reshape(b, f, 5, 2, 5, 2).max(axis=(3, 5)) + params.bias1[None, :, :, None]
+    x = lax.conv(x * jnp.clip(0.3 * x + 0.5, 0, 1), params.conv2.reshape(-1, f, 3, 3), (1, 1), "VALID")
+    x = x + params.bias2[None, :, :, None]
+    return (x * jnp.clip(0.3 * x + 0.5, 0, 1)).reshape(b, -1) @ params.dense.T + params.bias3.T
+
+
+def close(ours, theirs, tolerance=1e-12):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def noisy(images):
+    """No two places alike, so that no pooling ties: where there is background, all four are equal."""
+    return np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
+
+
+def test_the_layout_is_that_of_ordinary_convolutions(batch, params):
+    for images in (batch[0], noisy(batch[0])):
+        close(predict(params, images), jax.jit(ordinary)(params, jnp.asarray(images)))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_backward_pass_is_the_gradient(batch, params, smoothing):
+    images, labels = noisy(batch[0]), batch[1]
+
+    def loss(params):
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, 10), smoothing)
+        return optax.softmax_cross_entropy(ordinary(params, jnp.asarray(images)), targets).mean()
+
+    @jax.jit
+    def ours(params):
+        patches = speedrun.cut_patches(images)
+        layers = speedrun.forward(params, patches)
+        upper, outputs = speedrun.backward_upper(params, layers, jnp.asarray(labels), smoothing)
+        return Params(*speedrun.backward_lower(params, layers, patches, outputs), *upper)
+
+    close(ours(params), jax.jit(jax.grad(loss))(params))
+
+
+@pytest.mark.parametrize(
+    ("function", "transpose", "shape"),
+    [
+        (speedrun.spread_filters, speedrun.gather_filters, (5, 6, 6)),
+        (speedrun.cut_windows, speedrun.add_windows, (5, 25 * BATCH)),
+    ],
+)
+def test_rearranging_has_its_transpose(x64, function, transpose, shape):
+    x, key = jax.random.normal(jax.random.key(0), shape), jax.random.key(1)
+    gradient = jax.random.normal(key, jax.eval_shape(function, x).shape)
+    close(jax.jit(transpose)(gradient), jax.linear_transpose(function, x)(gradient)[0])
+
+
+def test_pooling_and_the_activation_have_their_gradients(x64):
+    phases = jax.random.normal(jax.random.key(0), (4, 5, 30))
+    gradient = jax.random.normal(jax.random.key(1), (5, 30))
+    ours = speedrun.unpool(phases, gradient).reshape(phases.shape)
+    close(ours, jax.vjp(lambda x: x.max(axis=0), phases)[1](gradient)[0])
+    x = jnp.linspace(-3, 3, 101)
+    close(speedrun.hard_swish_slope(x), jax.vmap(jax.grad(speedrun.hard_swish))(x))
+
+
+def test_the_first_of_equals_gets_the_gradient():
+    ours = speedrun.unpool(jnp.ones((4, 1, 2)), jnp.array([[3.0, 5.0]]))
+    assert ours.tolist() == [[3, 5], [0, 0], [0, 0], [0, 0]]
+
+
+def test_shapes_and_dtypes(strict, batch):
+    params = jax.eval_shape(init_params, jax.random.key(0))
+    assert sum(x.size for x in params) == 20_546
+    assert all(x.dtype == jnp.float32 for x in params)
+    layers = jax.eval_shape(lambda params: speedrun.forward(params, speedrun.cut_patches(batch[0])), params)
+    shapes = (4, 24, 25 * BATCH), (24, 25 * BATCH), (216, 9 * BATCH), (64, 9 * BATCH), (576, BATCH), (10, BATCH)
+    assert tuple(x.shape for x in layers) == shapes
+    assert layers.scores.dtype == jnp.float32
+
+
+def test_orthogonalize_brings_singular_values_to_about_one():
+    matrix = jax.random.normal(jax.random.key(0), (64, 216))
+    singular = jnp.linalg.svd(speedrun.orthogonalize(matrix), compute_uv=False)
+    assert 0.6 < singular.min() < singular.max() < 1.3
+
+
+def test_predict_takes_any_number_of_images(mnist):
+    params = jax.tree.map(lambda x: x + 0.1, init_params(jax.random.key(0)))
+    images = mnist.train.images[: speedrun.CHUNK + 1]
+    close(predict(params, images)[-1:], predict(params, images[-1:]), 1e-5)
+
+
+def test_it_learns_in_one_program_that_the_key_decides(mnist):
+    images, labels = (jnp.asarray(x[:4096]) for x in (mnist.train.images, mnist.train.labels))
+    before = train._cache_size()
+    runs = [train(jax.random.key(seed), images, labels, Recipe(), steps=64) for seed in (0, 1, 0)]
+    faster = train(jax.random.key(0), images, labels, Recipe(adam_rate=0.01), steps=64)
+    assert train._cache_size() == before + 1
+    assert all((a == b).all() for a, b in zip(runs[0], runs[2], strict=True))
+    assert not any((a == b).all() for other in (runs[1], faster) for a, b in zip(runs[0], other, strict=True))
+    accuracy = (predict(runs[0], mnist.train.images[-5000:]).argmax(axis=1) == mnist.train.labels[-5000:]).mean()
+    assert accuracy > 0.95
+
+
+def test_the_first_convolution_stops_learning(mnist):
+    images, labels = mnist.train.images[:256], mnist.train.labels[:256]
+    start, never, once = (
+        train(jax.random.key(0), images, labels, Recipe(conv1_learns=share), steps=steps)
+        for share, steps in ((0.0, 1), (0.0, 4), (0.1, 4))
+    )
+    assert (start.conv1 == never.conv1).all()
+    assert (start.bias1 == never.bias1).all()
+    assert not (start.conv1 == once.conv1).any()
+
+
+def test_too_few_images_are_refused(batch):
+    with pytest.raises(ValueError, match="6 images do not fill a batch of 128"):
+        train(jax.random.key(0), *batch)
+
+
+@pytest.mark.slow
+def test_five_seeds_on_held_out_images(mnist):
+    training, held_out = hold_out(jax.random.key(0), mnist.train, 10_000)
+    runs = [train(jax.random.key(seed), training.images, training.labels) for seed in range(5)]
+    accuracies = [(predict(run, held_out.images).argmax(axis=1) == held_out.labels).mean() for run in runs]
+    assert np.mean(accuracies) >= 0.988
