@@ -42,6 +42,6 @@ def test_an_unknown_contest_lists_the_known(tmp_path, capsys):
 
 def test_who_has_not_learnt_fails(tmp_path, monkeypatch, capsys):
     lazy = Contest("nothing", "nap", [Side("sleeper", lambda: None, lambda: 0.1)], least_accuracy=0.5)
-    monkeypatch.setattr("jax_mnist.cli.contests.ALL", {"nap": lambda platform, quick: lazy})
+    monkeypatch.setattr("jax_mnist.cli.races.ALL", {"nap": lambda platform, quick: lazy})
     assert main(["--quick", "--out", str(tmp_path)]) == 1
     assert "has not learnt what it should: sleeper: 0.1000" in capsys.readouterr().out

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..files import replacing
-from . import contests, torch_side
+from . import races, torch_side
 from .console import EXIT_OK, EXIT_TARGET_MISSED, Platform, describe, script, use_platform
-from .contests import Contest
+from .contests import Contest, Side
 from .runs import write_json
 
 
@@ -55,13 +55,13 @@ class Timed(NamedTuple):
 
 def run(config: BenchmarkConfig) -> int:
     """Time as configured; the exit code says whether every side learnt what it should."""
-    console, device = Console(soft_wrap=True), use_platform(config.platform)
-    chosen = {name: make for name, make in contests.ALL.items() if config.only in name}
+    console, device = Console(width=110), use_platform(config.platform)
+    chosen = {name: make for name, make in races.ALL.items() if config.only in name}
     if not chosen or config.repeats < 1:
-        raise ValueError(f"--only is part of one of {', '.join(contests.ALL)}, and --repeats 1 or more")
+        raise ValueError(f"--only is part of one of {', '.join(races.ALL)}, and --repeats 1 or more")
     config.out.mkdir(parents=True, exist_ok=True)
     machine = f"{_processor()}, {os.cpu_count()} cores; {describe(device)}; {torch_side.version()}"
-    console.print(machine, highlight=False)
+    console.print(machine, highlight=False, soft_wrap=True)
     sides: list[Timed] = []
     failures = []
     for make in chosen.values():
@@ -80,9 +80,13 @@ def run(config: BenchmarkConfig) -> int:
 def time_in_turns(contest: Contest, repeats: int) -> list[Timed]:
     """Run every side once, then `repeats` times, one after the other, so that all meet the same machine."""
     with contest.around():
-        first = [timeit.timeit(side.work, number=1) for side in contest.sides]
-        turns = [[timeit.timeit(side.work, number=1) for side in contest.sides] for _ in range(repeats)]
+        first = [_seconds(side) for side in contest.sides]
+        turns = [[_seconds(side) for side in contest.sides] for _ in range(repeats)]
     return list(_timed(contest, first, [list(seconds) for seconds in zip(*turns, strict=True)]))
+
+
+def _seconds(side: Side) -> float:
+    return timeit.timeit(side.work, number=1) / side.units
 
 
 def _timed(contest: Contest, first: list[float], seconds: list[list[float]]) -> Iterator[Timed]:

@@ -28,6 +28,8 @@ class Side(NamedTuple):
     name: str
     work: Work
     accuracy: Callable[[], float]
+    units: int = 1
+    """How many of the contest's units one run of `work` is."""
 
 
 class Contest(NamedTuple):
@@ -65,18 +67,18 @@ def _task(
     platform: str, splits: Splits, sizes: tuple[int, ...], learning_rate: float, batch_size: int, shuffle: bool
 ) -> Task:
     loss_fn = mnist_loss if sizes[-1] == 1 else softmax_cross_entropy
-    device = torch_side.choose_device(platform) if _has_torch() else ""
+    device = torch_side.choose_device(platform) if has_torch() else ""
     return Task(splits, sizes, mlp(sizes), loss_fn, learning_rate, batch_size, 0, device, shuffle)
 
 
-def _has_torch() -> bool:
+def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
 def _epochs(name: str, task: Task, least_accuracy: float, data_loader: bool = True) -> Contest:
     sides = [_scanned(task), _step_by_step(task)]
     around: Callable[[], Any] = contextlib.nullcontext
-    if _has_torch():
+    if has_torch():
         sides.append(_in_torch("PyTorch, sliced tensors", task, torch_side.epoch_of_slices))
         around = functools.partial(torch_side.faster_threads, few_steps(task))
         if data_loader:
@@ -132,7 +134,3 @@ def _in_torch(name: str, task: Task, make_epoch: Callable[..., Work]) -> Side:
     train, valid = (torch_side.tensors_of(part, learner) for part in task.splits)
     work = make_epoch(learner, *train, task.batch_size, task.shuffle)
     return Side(name, work, lambda: torch_side.evaluate(learner, *valid)[1] / len(task.splits.valid))
-
-
-ALL = {"chapter_linear": chapter_linear, "chapter_net": chapter_net, "dense": dense}
-"""Every contest by name: platform, quick -> Contest."""
