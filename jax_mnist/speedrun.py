@@ -104,8 +104,9 @@ def init_params(key: PRNGKeyArray, filters: tuple[int, int] = (24, 64)) -> Param
     # One draw for all: each would compile a random number generator of its own.
     drawn = jnp.split(jax.random.uniform(key, (ends[-1],), minval=-1, maxval=1), ends[:-1])
     inputs = 36, 36, 9 * f, 9 * f
-    convolutions = (x.reshape(shape) / i**0.5 for x, shape, i in zip(drawn, shapes, inputs, strict=True))
-    return Params(*convolutions, jnp.zeros((CLASSES, 9 * g)), jnp.zeros((CLASSES, 1)))
+    scaled = (x.reshape(shape) / i**0.5 for x, shape, i in zip(drawn, shapes, inputs, strict=True))
+    conv1, bias1, conv2, bias2 = scaled
+    return Params(conv1, bias1, conv2, bias2, jnp.zeros((CLASSES, 9 * g)), jnp.zeros((CLASSES, 1)))
 
 
 def cut_patches(images: UInt8[ArrayLike, "b 28 28"], offset: tuple[int, int] = (2, 2)) -> Float[Array, "64 25*b"]:
@@ -249,15 +250,17 @@ def _update(slots: Params, patches: Array, labels: Array, done: Any, step: Any, 
     params = Params(*(slot.value for slot in slots))
     rate = jnp.minimum(0.1 + 0.9 * done / recipe.warm_up, (1 - done) / (1 - recipe.warm_up))
     layers = forward(params, patches)
-    (conv2, *rest), outputs = backward_upper(params, layers, labels, recipe.smoothing)
+    upper, outputs = backward_upper(params, layers, labels, recipe.smoothing)
+    muon, adam = functools.partial(_muon, rate=rate, recipe=recipe), functools.partial(_adam, rate=rate, recipe=recipe)
 
     def learn() -> tuple[Slot, Slot]:
         conv1, bias1 = backward_lower(params, layers, patches, outputs)
-        return _muon(slots.conv1, conv1, rate, recipe), _adam(slots.bias1, bias1, rate, recipe, step)
+        return muon(slots.conv1, conv1), adam(slots.bias1, bias1, step=step)
 
-    lower = lax.cond(done < recipe.conv1_learns, learn, lambda: (slots.conv1, slots.bias1))
-    upper = (_adam(slot, x, rate, recipe, step) for slot, x in zip(slots[3:], rest, strict=True))
-    return Params(*lower, _muon(slots.conv2, conv2, rate, recipe), *upper)
+    conv1, bias1 = lax.cond(done < recipe.conv1_learns, learn, lambda: (slots.conv1, slots.bias1))
+    conv2 = muon(slots.conv2, upper[0])
+    bias2, dense, bias3 = (adam(slot, x, step=step) for slot, x in zip(slots[3:], upper[1:], strict=True))
+    return Params(conv1, bias1, conv2, bias2, dense, bias3)
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "batch_size", "filters"))

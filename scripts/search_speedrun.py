@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import statistics
 import time
+from typing import Any
 
 import jax
 import tyro
@@ -37,7 +38,7 @@ class SearchConfig:
     """Theirs are this and the next ones, not those that `speedrun` reports on."""
 
 
-def combinations(config: SearchConfig) -> list[dict[str, float]]:
+def combinations(config: SearchConfig) -> list[dict[str, Any]]:
     """Every combination of what is given."""
     given = {
         name: values for name, values in dataclasses.asdict(config).items() if isinstance(values, tuple) and values
@@ -45,10 +46,10 @@ def combinations(config: SearchConfig) -> list[dict[str, float]]:
     return [dict(zip(given, values, strict=True)) for values in itertools.product(*given.values())]
 
 
-def row(options: dict[str, float], splits: Splits, seeds: range) -> str:
+def row(options: dict[str, Any], splits: Splits, seeds: range) -> str:
     """One combination's mean accuracy, its standard error, the least, and the median seconds of training."""
     recipe = RECIPE._replace(**{name: value for name, value in options.items() if name in Recipe._fields})
-    sizes = {name: value for name, value in options.items() if name in ("steps", "batch_size")}
+    sizes: dict[str, Any] = {name: value for name, value in options.items() if name in ("steps", "batch_size")}
     sizes["filters"] = options["filters1"], options["filters2"]
     accuracies, seconds = [], []
     for seed in seeds:

@@ -1,9 +1,12 @@
 """`compare_torch` as far as it goes without PyTorch; test_torch_live.py goes on from there."""
 
+import subprocess
+import sys
+
 import pytest
 
 from jax_mnist import __main__ as package
-from jax_mnist.cli import compare_torch, torch_side
+from jax_mnist.cli import compare_torch, torch_record, torch_side
 
 
 def fails(name):
@@ -16,3 +19,15 @@ def test_without_pytorch_one_line_says_what_to_install(main, monkeypatch, capsys
     assert main(["--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == 'error: PyTorch is not installed; run: pip install "jax_mnist[compare]"\n'
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_record_recipe_says_so_too(monkeypatch, capsys):
+    monkeypatch.setattr(torch_record.importlib, "import_module", fails)
+    assert torch_record.main([]) == 2
+    assert capsys.readouterr().err == 'error: PyTorch is not installed; run: pip install "jax_mnist[compare]"\n'
+
+
+def test_the_record_recipe_imports_nothing_of_ours():
+    code = f"import runpy, sys; runpy.run_path({torch_record.__file__!r}); print('jax' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout == "False\n"

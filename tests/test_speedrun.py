@@ -1,5 +1,7 @@
 """The speedrun: its layout against ordinary convolutions, its backward pass against jax.grad, and that it learns."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from jax import lax
 
 from jax_mnist import hold_out, speedrun
+from jax_mnist.cli.speedrun import main
 from jax_mnist.speedrun import Params, Recipe, init_params, predict, train
 
 BATCH, FILTERS = 6, (5, 7)
@@ -135,7 +138,7 @@ def test_the_first_convolution_stops_learning(mnist):
     images, labels = mnist.train.images[:256], mnist.train.labels[:256]
     start, never, once = (
         train(jax.random.key(0), images, labels, Recipe(conv1_learns=share), steps=steps)
-        for share, steps in ((0.0, 1), (0.0, 4), (0.1, 4))
+        for share, steps in ((0.0, 1), (0.0, 4), (0.3, 4))  # the dense layer is 0 in the first of the two steps
     )
     assert (start.conv1 == never.conv1).all()
     assert (start.bias1 == never.bias1).all()
@@ -145,6 +148,28 @@ def test_the_first_convolution_stops_learning(mnist):
 def test_too_few_images_are_refused(batch):
     with pytest.raises(ValueError, match="6 images do not fill a batch of 128"):
         train(jax.random.key(0), *batch)
+
+
+def test_the_command_reports_and_writes_its_numbers(tmp_path, capsys):
+    path = tmp_path / "speedrun.json"
+    assert main(["--seeds", "2", "--hold-out", "10000", "--json", str(path), "--platform", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "device: cpu" in printed
+    assert "held-out accuracy over 2 seeds: 0.98" in printed
+    result = json.loads(path.read_text())
+    assert result["device"].startswith("cpu")
+    assert len(result["accuracies"]) == 2
+    assert result["accuracy_mean"] == pytest.approx(np.mean(result["accuracies"]))
+    assert result["accuracy_std"] == pytest.approx(np.std(result["accuracies"], ddof=1))
+    seconds = {"train_seconds", "first_run_seconds", "compile_seconds", "process_seconds"}
+    assert all(result[name] > 0 for name in seconds)
+    assert result["process_seconds"] > result["compile_seconds"] + result["first_run_seconds"]
+
+
+@pytest.mark.parametrize("arguments", [["--seeds", "0"], ["--hold-out", "60000"]])
+def test_the_command_refuses_what_cannot_be(capsys, arguments):
+    assert main(arguments) == 2
+    assert arguments[0] in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from record_torch import train_epoch as torch_train_epoch
 
 import jax_mnist
 from jax_mnist import Splits, TrainState, from_flax, from_state_dict, init_params, mlp, mnist_loss, to_state_dict
+from jax_mnist.cli import torch_record
 from jax_mnist.cli.compare_torch import main
 
 torch = pytest.importorskip("torch")
@@ -180,3 +181,11 @@ def test_what_does_not_compile_is_said_and_what_parts_is_an_error(tmp_path, caps
     printed = capsys.readouterr().out
     assert "torch.compile: ZeroDivisionError: division by zero" in " ".join(printed.split())
     assert "NO  float32: largest parameter difference" in printed
+
+
+def test_the_record_recipe_learns(mnist):
+    training, test = (torch_record.tensors_of(data.images[:6000], data.labels[:6000]) for data in mnist)
+    assert [tuple(x.shape) for x in torch_record.make_net().state_dict().values()] == [
+        (24, 1, 5, 5), (24,), (32, 24, 3, 3), (32,), (256, 800), (256,), (10, 256), (10,)
+    ]  # fmt: skip
+    assert torch_record.accuracy(torch_record.train(0, *training), *test) > 0.85

@@ -101,7 +101,7 @@ def _accuracy(params: Any, images: Any, labels: Any) -> Any:
 
 
 def _run_seeds(programs: Programs, splits: Splits, count: int) -> dict[str, Any]:
-    seconds, accuracies = [], []
+    seconds, accuracies, process_seconds = [], [], 0.0
     for took, accuracy in _runs(programs, splits, count):
         if not seconds:
             process_seconds = seconds_since_start()

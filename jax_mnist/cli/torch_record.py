@@ -77,6 +77,8 @@ def accuracy(net: Any, x: Any, y: Any) -> float:
 def run(runs: int, threads: int | None) -> dict[str, Any]:
     """Train that often, the seeds 0, 1, ...; seconds of training, accuracies, and the process until the first."""
     torch = import_torch()
+    if runs < 1:
+        raise ValueError(f"--runs must be 1 or more, not {runs}")
     if threads is not None:
         torch.set_num_threads(threads)
     train_set, test_set = (tensors_of(_read(f"{part}-images", 16), _read(f"{part}-labels", 8)) for part in _PARTS)
@@ -119,7 +121,11 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=1, help="how many seeds")
     parser.add_argument("--threads", type=int, help="PyTorch's threads (default: its own choice)")
     options = parser.parse_args(args)
-    print(json.dumps(run(options.runs, options.threads)))
+    try:
+        print(json.dumps(run(options.runs, options.threads)))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
