@@ -253,7 +253,7 @@ def test_the_layer_takes_any_number_of_leading_axes(leading):
         {"preferred_element_type": jnp.float32},
         {"conv_general_dilated": lax.conv_general_dilated},
     ],
-    ids=str,
+    ids=lambda options: "-".join(options),
 )
 def test_the_layer_refuses_what_it_has_not_when_it_is_made(options):
     arguments = {"in_features": 2, "out_features": 4, "kernel_size": (3, 3)} | options
