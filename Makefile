@@ -13,7 +13,7 @@ train: .venv/installed
 	$(BIN)/python scripts/train.py --out runs/mnist_sample $(ARGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 $(ARGS)
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -25,11 +25,16 @@ from .types import Batch, Dataset, History, Layer, Metrics, Model, Row, Splits, 
 if TYPE_CHECKING:
     from . import plots
     from .data.photos import read_photo
-    from .models.nnx import flax_mlp, from_flax
+    from .models.conv import Conv, conv2d, max_pool
+    from .models.nnx import cnn, flax_mlp, from_flax
 
 __version__ = "0.1.0"
 
 _ON_FIRST_USE = {
+    "Conv": ".models.conv",
+    "conv2d": ".models.conv",
+    "max_pool": ".models.conv",
+    "cnn": ".models.nnx",
     "flax_mlp": ".models.nnx",
     "from_flax": ".models.nnx",
     "read_photo": ".data.photos",
@@ -39,6 +44,7 @@ _ON_FIRST_USE = {
 
 __all__ = [
     "Batch",
+    "Conv",
     "Dataset",
     "History",
     "Layer",
@@ -52,6 +58,8 @@ __all__ = [
     "binary_cross_entropy",
     "class_means",
     "class_names",
+    "cnn",
+    "conv2d",
     "correct",
     "epoch_indices",
     "epochs",
@@ -75,6 +83,7 @@ __all__ = [
     "losses",
     "make_batch",
     "make_step",
+    "max_pool",
     "metrics",
     "mlp",
     "mnist_loss",

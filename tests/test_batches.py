@@ -13,7 +13,7 @@ def numbered(count):
 
 
 @given(st.integers(1, 60), st.integers(1, 70), st.booleans(), st.integers(0, 5))
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 def test_every_image_exactly_once(count, batch_size, shuffle, epoch):
     indices, mask = epoch_indices(jax.random.key(1), epoch, count, batch_size, shuffle)
     assert indices.shape == mask.shape == (-(-count // batch_size), batch_size)

@@ -225,6 +225,7 @@ def train_by_hand(key, training_batches):
     return params
 
 
+@pytest.mark.slow
 def test_linear_by_hand_from_std_1_over_20_seeds(sample):
     training_batches = list(batches(sample.train, 256))
     valid = make_batch(sample.valid.images, sample.valid.labels)
@@ -244,6 +245,7 @@ def test_a_few_starts_from_std_1_get_stuck(sample):
     assert last[~stuck].mean() >= 0.968
 
 
+@pytest.mark.slow
 def test_linear_from_pytorchs_start_over_20_seeds(sample):
     assert accuracies(linear(), sample, 20, 1.0, shuffle=False).mean() >= 0.977
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
+from test_sources import write_directory
 
 from jax_mnist import load
 from jax_mnist.__main__ import main
 from jax_mnist.cli import evaluate, predict, report, train
 from jax_mnist.cli.predict import class_probabilities
 from jax_mnist.data.idx import write_idx
-from tests.test_sources import write_directory
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -20,6 +20,7 @@ from jax_mnist.cli import torch_record
 from jax_mnist.cli.compare_torch import main
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)

@@ -108,7 +108,7 @@ def test_vmap_is_a_loop(strict, name):
 def test_gradients_are_finite_differences_in_float64(x64, strict, name):
     """Forward and backward; the second derivatives are the next test's."""
     function, argument = FUNCTIONS[name][0], FUNCTIONS[name][1](jnp.float64)
-    check_grads(function, (argument,), order=1, modes=["fwd", "rev"], rtol=1e-5, atol=1e-5)
+    check_grads(jax.jit(function), (argument,), order=1, modes=["fwd", "rev"], rtol=1e-5, atol=1e-5)
     assert {leaf.dtype for leaf in jax.tree.leaves(function(argument))} == {jnp.dtype("float64")}
 
 
@@ -116,9 +116,16 @@ def test_gradients_are_finite_differences_in_float64(x64, strict, name):
 def test_hessian_times_vector_is_the_jvp_of_the_gradient(x64, strict, name):
     function, argument = FUNCTIONS[name][0], FUNCTIONS[name][1](jnp.float64)
     flat, unflatten = jax.flatten_util.ravel_pytree(argument)
-    hessian = jax.hessian(lambda v: total(function)(unflatten(v)))(flat)
-    vector = jnp.sin(jnp.arange(flat.size, dtype=flat.dtype))
-    _, product = jax.jvp(jax.grad(lambda v: total(function)(unflatten(v))), (flat,), (vector,))
+    vector = np.sin(np.arange(flat.size))
+
+    def sum_of_results(v):
+        return total(function)(unflatten(v))
+
+    def both(v):
+        _, product = jax.jvp(jax.grad(sum_of_results), (v,), (jnp.asarray(vector),))
+        return jax.hessian(sum_of_results)(v), product
+
+    hessian, product = map(np.asarray, jax.jit(both)(flat))
     np.testing.assert_allclose(hessian @ vector, product, atol=1e-12)
     np.testing.assert_allclose(hessian, hessian.T, atol=1e-12)
 

@@ -30,6 +30,7 @@ class Task(NamedTuple):
     batch_size: int
     seed: int
     device: str
+    shuffle: bool = True
 
 
 class Compared(NamedTuple):
@@ -123,12 +124,13 @@ def _seconds(epoch: Epoch) -> float:
 
 def _theirs(task: Task, make_epoch: Callable[..., Epoch]) -> Epoch:
     learner = _learner(task, task.model.init(jax.random.key(task.seed)))
-    return make_epoch(learner, *torch_side.tensors_of(task.splits.train, learner), task.batch_size)
+    return make_epoch(learner, *torch_side.tensors_of(task.splits.train, learner), task.batch_size, task.shuffle)
 
 
 def _ours(task: Task) -> Epoch:
     optimizer = optax.sgd(task.learning_rate)
-    options = {"model": task.model, "loss_fn": task.loss_fn, "optimizer": optimizer, "batch_size": task.batch_size}
+    options = {"model": task.model, "loss_fn": task.loss_fn, "optimizer": optimizer}
+    options |= {"batch_size": task.batch_size, "shuffle": task.shuffle}
     state = init_state(jax.random.key(task.seed), task.model, optimizer)
     dataset = jax.device_put(task.splits.train)
 

@@ -43,6 +43,14 @@ def choose_device(platform: str) -> str:
     return "cuda"
 
 
+def version() -> str:
+    """PyTorch's version, or that it is not installed."""
+    try:
+        return f"torch {import_torch().__version__}"
+    except ValueError:
+        return "torch not installed"
+
+
 def describe(device: str) -> str:
     """PyTorch's version, device and precision: "torch 2.13.0 on cpu, 2 thread(s)"."""
     torch = import_torch()
@@ -105,29 +113,30 @@ def evaluate(learner: Learner, x: Any, y: Any) -> tuple[float, int]:
         return float(learner.loss(learner.module, x, y)), int(right.sum())
 
 
-def epoch_of_data_loader(learner: Learner, x: Any, y: Any, batch_size: int) -> Callable[[], None]:
-    """The chapter's epoch, over a shuffling DataLoader of list(zip(x, y))."""
-    loader = import_torch().utils.data.DataLoader(list(zip(x, y, strict=True)), batch_size=batch_size, shuffle=True)
+def epoch_of_data_loader(learner: Learner, x: Any, y: Any, batch_size: int, shuffle: bool) -> Callable[[], None]:
+    """The chapter's epoch, over a DataLoader of list(zip(x, y))."""
+    pairs = list(zip(x, y, strict=True))
+    loader = import_torch().utils.data.DataLoader(pairs, batch_size=batch_size, shuffle=shuffle)
     return lambda: _steps(learner, loader)
 
 
-def epoch_of_slices(learner: Learner, x: Any, y: Any, batch_size: int) -> Callable[[], None]:
-    """The same without a DataLoader: the tensors shuffled once an epoch, then sliced."""
+def epoch_of_slices(learner: Learner, x: Any, y: Any, batch_size: int, shuffle: bool) -> Callable[[], None]:
+    """The same without a DataLoader: the tensors shuffled, if at all, once an epoch, then sliced."""
     torch = import_torch()
 
     def epoch() -> None:
-        order = torch.randperm(len(x), device=x.device)
+        order = torch.randperm(len(x), device=x.device) if shuffle else slice(None)
         _steps(learner, zip(x[order].split(batch_size), y[order].split(batch_size), strict=True))
 
     return epoch
 
 
-def epoch_of_compiled_slices(learner: Learner, x: Any, y: Any, batch_size: int) -> Callable[[], None]:
+def epoch_of_compiled_slices(learner: Learner, x: Any, y: Any, batch_size: int, shuffle: bool) -> Callable[[], None]:
     """The same with the forward and backward pass under torch.compile, all of which waits for the first call."""
 
     @functools.cache
     def epoch() -> Callable[[], None]:
-        return epoch_of_slices(learner._replace(loss=import_torch().compile(learner.loss)), x, y, batch_size)
+        return epoch_of_slices(learner._replace(loss=import_torch().compile(learner.loss)), x, y, batch_size, shuffle)
 
     return lambda: epoch()()
 

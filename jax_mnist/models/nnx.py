@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..types import Model, Params
+from .conv import Conv, max_pool
 
 
 class Mlp(nnx.Module):
@@ -26,6 +27,31 @@ class Mlp(nnx.Module):
         return last(x)
 
 
+class Cnn(nnx.Module):
+    """Convolutions with max pooling and ReLU, then linear layers: x [b, h, w, c] -> scores [b, classes]."""
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        filters: Sequence[int],
+        kernels: Sequence[int],
+        hidden: Sequence[int],
+        classes: int,
+        rngs: nnx.Rngs,
+    ):
+        height, width, channels = image_shape
+        dtype = jnp.result_type(float)
+        sides = zip(itertools.pairwise((channels, *filters)), kernels, strict=True)
+        self.convolutions = nnx.List([Conv(i, o, (k, k), param_dtype=dtype, rngs=rngs) for (i, o), k in sides])
+        features = (height >> len(filters)) * (width >> len(filters)) * filters[-1]
+        self.dense = Mlp((features, *hidden, classes), rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
+        for convolution in self.convolutions:
+            x = nnx.relu(max_pool(convolution(x)))
+        return self.dense(x.reshape(x.shape[0], -1))
+
+
 def flax_mlp(sizes: Sequence[int]) -> Model:
     """The chapter's net as a Flax NNX module, as a Model: the same chain of layers as `mlp`, started as Flax does.
 
@@ -39,6 +65,37 @@ def flax_mlp(sizes: Sequence[int]) -> Model:
     if len(sizes) < 2 or any(size < 1 for size in sizes):
         raise ValueError(f"sizes must hold two or more positive integers, such as (784, 30, 1), not {tuple(sizes)}")
     return from_flax(lambda rngs: Mlp(tuple(sizes), rngs))
+
+
+def cnn(
+    filters: Sequence[int] = (24, 32),
+    kernels: Sequence[int] = (5, 3),
+    hidden: Sequence[int] = (256,),
+    classes: int = 10,
+    image_shape: Sequence[int] = (28, 28, 1),
+) -> Model:
+    """A small convolutional net, as a Model: convolution, 2 x 2 max pooling and ReLU, again, then linear layers.
+
+    Each of `filters` is a convolution's number of output channels and each of `kernels` the side of its kernel;
+    `hidden` are the sizes of the linear layers before the last, which has `classes` outputs. x arrives flat,
+    [b, h*w*c] for `image_shape` (h, w, c). Raises ValueError where nothing is left after the poolings, and for sizes
+    below 1.
+
+    >>> import jax
+    >>> params = cnn().init(jax.random.key(0))
+    >>> params["convolutions"][0]["kernel"].shape, params["dense"]["layers"][0]["kernel"].shape
+    ((5, 5, 1, 24), (1568, 256))
+    """
+    sizes = (*filters, *kernels, *hidden, classes, *image_shape)
+    if not filters or len(filters) != len(kernels) or any(size < 1 for size in sizes) or len(image_shape) != 3:
+        raise ValueError(
+            f"cnn takes a kernel for each of its filters and positive sizes, not filters={filters}, kernels={kernels}, "
+            f"hidden={hidden}, classes={classes}, image_shape={image_shape}"
+        )
+    if min(image_shape[:2]) >> len(filters) == 0:
+        raise ValueError(f"{len(filters)} poolings leave nothing of an image of {tuple(image_shape[:2])}")
+    options = (tuple(image_shape), tuple(filters), tuple(kernels), tuple(hidden), classes)
+    return from_flax(lambda rngs: Cnn(*options, rngs), tuple(image_shape))
 
 
 def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int] | None = None) -> Model:
@@ -67,7 +124,7 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int]
 
     def apply(params: Params, x: Float[Array, "b i"]) -> Any:
         if input_shape is not None:
-            x = x.reshape(len(x), *input_shape)
+            x = x.reshape(x.shape[0], *input_shape)
         module: Any = nnx.merge(graph, params)
         return module(x)
 

@@ -1,0 +1,136 @@
+"""What `benchmark` times: for each claim, our way and the ways that people take today, with what each must learn."""
+
+import contextlib
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from ..data.batches import epoch_indices
+from ..data.sources import load
+from ..losses import mnist_loss, softmax_cross_entropy
+from ..models.dense import mlp
+from ..training import evaluate, init_state, make_step, train_epoch
+from ..types import Batch, Splits, TrainState
+from . import torch_side
+from .side_by_side import Task, few_steps
+
+Work = Callable[[], object]
+
+
+class Side(NamedTuple):
+    """One way to do it: a unit of work, done when it returns, and what it has learnt by then, in [0, 1]."""
+
+    name: str
+    work: Work
+    accuracy: Callable[[], float]
+    units: int = 1
+    """How many of the contest's units one run of `work` is."""
+
+
+class Contest(NamedTuple):
+    """Sides that do the same work, ours first; each must have learnt so much by the end."""
+
+    name: str
+    unit: str
+    sides: list[Side]
+    least_accuracy: float
+    around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+
+
+def chapter_linear(platform: str, quick: bool) -> Contest:
+    """An epoch of the chapter's linear model, not shuffled, as in the chapter."""
+    task = _task(platform, load("mnist_sample"), (784, 1), 1.0, 256, shuffle=False)
+    return _epochs("chapter: linear", task, 0.8 if quick else 0.94)
+
+
+def chapter_net(platform: str, quick: bool) -> Contest:
+    """An epoch of the chapter's two-layer net, not shuffled, as in the chapter."""
+    task = _task(platform, load("mnist_sample"), (784, 30, 1), 0.1, 256, shuffle=False)
+    return _epochs("chapter: 784-30-1", task, 0.8 if quick else 0.94)
+
+
+def dense(platform: str, quick: bool) -> Contest:
+    """An epoch of a large dense net on the ten digits."""
+    train, valid = load("mnist")
+    if quick:
+        train = jax.tree.map(lambda array: array[:6000], train)
+    task = _task(platform, Splits(train, valid), (784, 1024, 1024, 10), 0.1, 128, shuffle=False)
+    return _epochs("ten digits: 784-1024-1024-10", task, 0.7 if quick else 0.94, data_loader=False)
+
+
+def _task(
+    platform: str, splits: Splits, sizes: tuple[int, ...], learning_rate: float, batch_size: int, shuffle: bool
+) -> Task:
+    loss_fn = mnist_loss if sizes[-1] == 1 else softmax_cross_entropy
+    device = torch_side.choose_device(platform) if has_torch() else ""
+    return Task(splits, sizes, mlp(sizes), loss_fn, learning_rate, batch_size, 0, device, shuffle)
+
+
+def has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def _epochs(name: str, task: Task, least_accuracy: float, data_loader: bool = True) -> Contest:
+    sides = [_scanned(task), _step_by_step(task)]
+    around: Callable[[], Any] = contextlib.nullcontext
+    if has_torch():
+        sides.append(_in_torch("PyTorch, sliced tensors", task, torch_side.epoch_of_slices))
+        around = functools.partial(torch_side.faster_threads, few_steps(task))
+        if data_loader:
+            sides.append(_in_torch("PyTorch, DataLoader", task, torch_side.epoch_of_data_loader))
+    return Contest(name, "epoch", sides, least_accuracy, around)
+
+
+def _start(task: Task) -> tuple[optax.GradientTransformation, TrainState]:
+    optimizer = optax.sgd(task.learning_rate)
+    return optimizer, init_state(jax.random.key(task.seed), task.model, optimizer)
+
+
+def _scanned(task: Task) -> Side:
+    optimizer, state = _start(task)
+    options = {"model": task.model, "loss_fn": task.loss_fn, "optimizer": optimizer}
+    options |= {"batch_size": task.batch_size, "shuffle": task.shuffle}
+    train = jax.device_put(task.splits.train)
+
+    def work() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(train_epoch(state, train, **options))
+
+    return Side("JAX, train_epoch", work, lambda: _accuracy(task, state))
+
+
+def _step_by_step(task: Task) -> Side:
+    """The usual way in JAX: a compiled step, fed batch by batch from NumPy."""
+    optimizer, state = _start(task)
+    step = make_step(task.model, task.loss_fn, optimizer)
+    images = (task.splits.train.images / np.float32(255)).reshape(len(task.splits.train), -1)
+
+    def work() -> None:
+        nonlocal state
+        for places, mask in _places(task):
+            state, _ = step(state, Batch(images[places], task.splits.train.labels[places], mask))
+        jax.block_until_ready(state)
+
+    return Side("JAX, a compiled step per NumPy batch", work, lambda: _accuracy(task, state))
+
+
+def _places(task: Task) -> Iterator[tuple[np.ndarray, Any]]:
+    count = len(task.splits.train)
+    indices, mask = epoch_indices(jax.random.key(task.seed), 0, count, task.batch_size, task.shuffle)
+    yield from zip(np.asarray(indices), np.asarray(mask), strict=True)
+
+
+def _accuracy(task: Task, state: TrainState) -> float:
+    return float(evaluate(task.model, state.params, task.splits.valid, task.loss_fn).accuracy)
+
+
+def _in_torch(name: str, task: Task, make_epoch: Callable[..., Work]) -> Side:
+    learner = torch_side.make_learner(task.sizes, _start(task)[1].params, task.learning_rate, task.device)
+    train, valid = (torch_side.tensors_of(part, learner) for part in task.splits)
+    work = make_epoch(learner, *train, task.batch_size, task.shuffle)
+    return Side(name, work, lambda: torch_side.evaluate(learner, *valid)[1] / len(task.splits.valid))

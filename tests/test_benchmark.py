@@ -1,0 +1,47 @@
+import json
+
+import pytest
+from PIL import Image
+
+from jax_mnist.cli.benchmark import main, time_in_turns
+from jax_mnist.cli.contests import Contest, Side
+
+
+def test_sides_take_turns_and_their_medians_are_compared():
+    calls = []
+
+    def side(name, accuracy):
+        return Side(name, lambda: calls.append(name), lambda: accuracy)
+
+    timed = time_in_turns(Contest("race", "lap", [side("ours", 0.9), side("theirs", 0.8)], 0.5), repeats=3)
+    assert calls == ["ours", "theirs"] * 4
+    assert [len(row.seconds) for row in timed] == [3, 3]
+    assert [row.accuracy for row in timed] == [0.9, 0.8]
+    assert timed[0].ratio == 1
+    assert timed[1].ratio == pytest.approx(timed[1].median_seconds / timed[0].median_seconds)
+
+
+def test_a_quick_run_writes_figures_and_picture(tmp_path, capsys):
+    assert main(["--quick", "--only", "chapter_linear", "--out", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "benchmark.json").read_text())
+    assert "cores" in written["machine"]
+    assert [side["side"] for side in written["sides"][:2]] == [
+        "JAX, train_epoch",
+        "JAX, a compiled step per NumPy batch",
+    ]
+    assert all(len(side["seconds"]) == 2 and side["median_seconds"] > 0 for side in written["sides"])
+    with Image.open(tmp_path / "benchmark.png") as picture:
+        assert picture.width > 300
+    assert "chapter: linear" in capsys.readouterr().out
+
+
+def test_an_unknown_contest_lists_the_known(tmp_path, capsys):
+    assert main(["--only", "chess", "--out", str(tmp_path)]) == 2
+    assert "chapter_linear, chapter_net, dense" in capsys.readouterr().err
+
+
+def test_who_has_not_learnt_fails(tmp_path, monkeypatch, capsys):
+    lazy = Contest("nothing", "nap", [Side("sleeper", lambda: None, lambda: 0.1)], least_accuracy=0.5)
+    monkeypatch.setattr("jax_mnist.cli.races.ALL", {"nap": lambda platform, quick: lazy})
+    assert main(["--quick", "--out", str(tmp_path)]) == 1
+    assert "has not learnt what it should: sleeper: 0.1000" in capsys.readouterr().out

@@ -1,0 +1,93 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_mnist import cnn, evaluate, fit, init_state, softmax_cross_entropy, train_epoch
+
+SMALL = functools.partial(cnn, filters=(4, 8), hidden=(16,))
+
+
+def test_the_parameters_are_those_of_the_net_it_says_it_is():
+    params = cnn((24, 32), (5, 3), (256,)).init(jax.random.key(0))
+    shapes = jax.tree.map(jnp.shape, params)
+    assert shapes == {
+        "convolutions": {
+            0: {"kernel": (5, 5, 1, 24), "bias": (24,)},
+            1: {"kernel": (3, 3, 24, 32), "bias": (32,)},
+        },
+        "dense": {
+            "layers": {
+                0: {"kernel": (7 * 7 * 32, 256), "bias": (256,)},
+                1: {"kernel": (256, 10), "bias": (10,)},
+            }
+        },
+    }
+
+
+def test_the_scores_are_those_of_the_net_written_out():
+    model = SMALL()
+    params = model.init(jax.random.key(0))
+    pixels = jnp.asarray(np.random.default_rng(0).random((3, 784)), jnp.float32)
+    x = pixels.reshape(3, 28, 28, 1)
+    for layer in params["convolutions"].values():
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(x, layer["kernel"], (1, 1), "SAME", dimension_numbers=dimensions)
+        x = x + layer["bias"].reshape(1, 1, 1, -1)
+        x = jax.lax.reduce_window(x, np.float32(-np.inf), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        x = jnp.maximum(x, 0)
+    hidden, last = params["dense"]["layers"].values()
+    x = jnp.maximum(x.reshape(3, -1) @ hidden["kernel"] + hidden["bias"].reshape(1, -1), 0)
+    scores = x @ last["kernel"] + last["bias"].reshape(1, -1)
+    np.testing.assert_allclose(model.apply(params, pixels), scores, atol=1e-5)
+
+
+def test_odd_sizes_colours_and_classes():
+    model = cnn((3, 4, 5), (3, 1, 2), (), classes=7, image_shape=(9, 15, 3))
+    params = model.init(jax.random.key(0))
+    assert params["dense"]["layers"][0]["kernel"].shape == (1 * 1 * 5, 7)
+    assert model.apply(params, jnp.zeros((2, 9 * 15 * 3))).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"filters": ()},
+        {"filters": (4,)},
+        {"kernels": (5, 0)},
+        {"hidden": (0,)},
+        {"classes": 0},
+        {"image_shape": (28, 28)},
+        {"image_shape": (3, 28, 1)},
+    ],
+    ids=str,
+)
+def test_what_makes_no_net_is_refused(options):
+    with pytest.raises(ValueError, match=r"cnn takes|leave nothing"):
+        cnn(**options)
+
+
+def test_it_trains_in_fit(tiny):
+    key = jax.random.key(0)
+    state, history = fit(
+        key, SMALL(), tiny, epochs=8, loss_fn=softmax_cross_entropy, optimizer=optax.adam(1e-2), batch_size=8
+    )
+    assert history.train_loss[-1] < history.train_loss[0] / 2
+    assert evaluate(SMALL(), state.params, tiny.valid, softmax_cross_entropy).accuracy == 1
+
+
+def test_many_train_at_once_as_one_by_one(tiny):
+    model, optimizer = SMALL(), optax.sgd(0.1)
+    options = {"model": model, "loss_fn": softmax_cross_entropy, "optimizer": optimizer, "batch_size": 8}
+    train = functools.partial(train_epoch, dataset=tiny.train, **options)
+
+    def states():
+        return [init_state(jax.random.key(seed), model, optimizer) for seed in (0, 1)]
+
+    many, losses = jax.vmap(train)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states()))
+    one, loss = train(states()[1])
+    np.testing.assert_allclose(losses[1], loss, rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-4), many.params, one.params)
