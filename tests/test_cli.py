@@ -10,10 +10,9 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from jax_mnist import load
+from jax_mnist import class_probabilities, load
 from jax_mnist.__main__ import main
 from jax_mnist.cli import evaluate, predict, report, train
-from jax_mnist.cli.predict import class_probabilities
 from jax_mnist.data.idx import write_idx
 from tests.test_sources import write_directory
 
