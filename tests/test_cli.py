@@ -188,7 +188,7 @@ def test_report_names_versions_and_devices(capsys):
     assert report._version("no such package") == "not installed"
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("name", ["train", "sweep", "evaluate", "predict"])
 def test_scripts_are_the_commands(name):
     code = [sys.executable, "-W", "error", str(SCRIPTS / f"{name}.py"), "--help"]
     output = subprocess.run(code, capture_output=True, text=True, check=True).stdout
