@@ -16,9 +16,10 @@ from .data.batches import batches, epoch_indices, make_batch, take_batch, to_flo
 from .data.sources import class_names, hold_out, load
 from .from_scratch import gradient, init_params, linear_layer, loss, predict, step, update
 from .losses import binary_cross_entropy, l1, mnist_loss, mse, softmax_cross_entropy
-from .metrics import accuracy, correct, predicted_labels
+from .metrics import accuracy, class_probabilities, correct, predicted_labels
 from .models.dense import linear, mlp
 from .pytorch import from_state_dict, to_state_dict
+from .sweeps import fit_many, spread, vote
 from .training import epochs, evaluate, fit, init_state, make_step, train_epoch
 from .types import Batch, Dataset, History, Layer, Metrics, Model, Row, Splits, TrainState
 
@@ -58,6 +59,7 @@ __all__ = [
     "binary_cross_entropy",
     "class_means",
     "class_names",
+    "class_probabilities",
     "cnn",
     "conv2d",
     "correct",
@@ -65,6 +67,7 @@ __all__ = [
     "epochs",
     "evaluate",
     "fit",
+    "fit_many",
     "flax_mlp",
     "from_flax",
     "from_state_dict",
@@ -95,12 +98,14 @@ __all__ = [
     "read_photo",
     "save_params",
     "softmax_cross_entropy",
+    "spread",
     "step",
     "take_batch",
     "to_float",
     "to_state_dict",
     "train_epoch",
     "update",
+    "vote",
 ]
 
 

@@ -1,5 +1,6 @@
 """Metrics of scores: per example first, so that whoever sums decides over which examples."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
@@ -19,6 +20,20 @@ def predicted_labels(scores: Float[ArrayLike, "*b c"]) -> Int[Array, "*b"]:
     if scores.shape[-1] == 1:
         return (scores[..., 0] > 0).astype(jnp.int32)
     return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+
+
+def class_probabilities(scores: Float[ArrayLike, "*b c"]) -> Float[Array, "*b k"]:
+    """The probability of each class: the scores' softmax, or one column's sigmoid and what it leaves of 1.
+
+    `scores` float [..., c], before sigmoid or softmax; returns [..., max(c, 2)] in [0, 1], which sum to 1.
+
+    >>> class_probabilities(jnp.array([[0.0]]))
+    Array([[0.5, 0.5]], dtype=float32)
+    """
+    scores = jnp.asarray(scores)
+    if scores.shape[-1] > 1:
+        return jax.nn.softmax(scores)
+    return jax.nn.sigmoid(jnp.concatenate([-scores, scores], axis=-1))
 
 
 def correct(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Bool[Array, "..."]:

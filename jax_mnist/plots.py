@@ -168,6 +168,28 @@ def runs(histories: Mapping[str, History]) -> np.ndarray:
     return axes
 
 
+def sweep(
+    learning_rates: Float[Any, " r"] | Sequence[float],
+    accuracies: Mapping[str, Float[Any, "r s"]],
+    ax: Axes | None = None,
+) -> Axes:
+    """Accuracy against learning rate, one line a model: the mean over seeds, with the standard deviation as bars.
+
+    `learning_rates` [r], `accuracies` [r, s] of s seeds under each model's name; a single seed has no bars.
+
+    >>> ax = sweep([0.1, 1.0], {"30 hidden": np.array([[0.97, 0.98], [0.98, 0.99]])})
+    >>> ax.get_xscale(), [text.get_text() for text in ax.get_legend().texts]
+    ('log', ['30 hidden'])
+    """
+    ax = _axes(ax, figsize=(6.4, 4), layout="constrained")
+    for name, values in accuracies.items():
+        mean, deviation = values.mean(axis=1), values.std(axis=1, ddof=1) if values.shape[1] > 1 else None
+        ax.errorbar(learning_rates, mean, deviation, marker="o", capsize=3, label=name)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="accuracy")
+    ax.legend()
+    return ax
+
+
 def predictions(
     images: Num[Any, "n h w"],
     predicted: Sequence[str],

@@ -11,10 +11,9 @@ import safetensors.numpy
 from PIL import Image
 from test_sources import write_directory
 
-from jax_mnist import load
+from jax_mnist import class_probabilities, load
 from jax_mnist.__main__ import main
 from jax_mnist.cli import evaluate, predict, report, train
-from jax_mnist.cli.predict import class_probabilities
 from jax_mnist.data.idx import write_idx
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -189,7 +188,7 @@ def test_report_names_versions_and_devices(capsys):
     assert report._version("no such package") == "not installed"
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("name", ["train", "sweep", "evaluate", "predict"])
 def test_scripts_are_the_commands(name):
     code = [sys.executable, "-W", "error", str(SCRIPTS / f"{name}.py"), "--help"]
     output = subprocess.run(code, capture_output=True, text=True, check=True).stdout

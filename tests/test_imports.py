@@ -26,6 +26,7 @@ ARROWS = {
     "from_scratch": {"losses"},
     "parabola": {"from_scratch", "losses"},
     "training": {"data.batches", "metrics"},
+    "sweeps": {"data.batches", "metrics", "training"},
     "models.dense": {"from_scratch"},
     "models.columns": set(),
     "models.patches": set(),

@@ -18,6 +18,7 @@ def test_each_draws_on_the_axes_it_is_given():
         lambda ax: plots.pixel_table(np.arange(12).reshape(3, 4), ax),
         lambda ax: plots.tangent(lambda x: x**2, -1.5, ax=ax),
         lambda ax: plots.curves(history, ax),
+        lambda ax: plots.sweep([0.1, 1.0], {"30": np.ones((2, 2))}, ax),
     ]
     _, axes = plt.subplots(1, len(draw))
     for function, ax in zip(draw, axes, strict=True):
@@ -66,3 +67,15 @@ def test_a_grid_has_one_picture_a_digit():
 def test_mistakes_are_red_and_say_what_was_right():
     axes = plots.predictions(np.zeros((2, 28, 28)), ["3", "7"], ["3", "3"])
     assert [(ax.get_title(), ax.title.get_color()) for ax in axes] == [("3", "black"), ("7, not 3", "#d62728")]
+
+
+def test_a_sweep_shows_means_and_deviations():
+    values = np.array([[0.9, 0.92], [0.95, 0.97], [0.5, 0.9]])
+    ax = plots.sweep([0.01, 0.1, 1.0], {"30 hidden": values, "one seed": values[:, :1]})
+    for name, shown in {"30 hidden": values.mean(axis=1), "one seed": values[:, 0]}.items():
+        line = next(c.lines[0] for c in ax.containers if c.get_label() == name)
+        np.testing.assert_allclose(np.array(line.get_data(), float), [[0.01, 0.1, 1.0], shown])
+    bars, none = ax.containers
+    segments = np.array(bars.lines[2][0].get_segments())
+    np.testing.assert_allclose(np.diff(segments[:, :, 1])[:, 0], 2 * values.std(axis=1, ddof=1))
+    assert none.lines[2] == ()

@@ -10,10 +10,10 @@ from rich.table import Table
 from tyro.conf import arg
 
 from .. import class_names, load
-from ..files import replacing
 from ..training import as_history
 from . import torch_side
 from .console import EXIT_OK, EXIT_TARGET_MISSED, Platform, describe, script, use_platform
+from .pictures import load_plots, save_picture
 from .recipes import choose_recipe, make_loss, make_model
 from .side_by_side import Compared, Task, Timing, compare, few_steps, time_variants
 
@@ -62,7 +62,8 @@ def run(config: CompareTorchConfig) -> int:
         console.print(_table(rows))
         if config.timed_epochs > 0:
             console.print(_timing_table(time_variants(task, config.timed_epochs, config.compile)))
-    _draw(rows, config.out / "curves.png")
+    histories = {"PyTorch": as_history([row.torch for row in rows]), "JAX": as_history([row.ours for row in rows])}
+    save_picture(config.out / "curves.png", load_plots().runs(histories)[0])
     console.print(f"curves of both: {config.out / 'curves.png'}", highlight=False, soft_wrap=True)
     # Ten digits through 512 ReLUs, 938 steps an epoch: in float32 one soon rounds to the other side of 0, and the
     # difference grew from 4e-7 to 5e-5 in that step and to 6e-4 in the next.
@@ -107,17 +108,6 @@ def _timing_table(timings: list[Timing]) -> Table:
         table.add_row(timing.framework, timing.variant, *(("fails", "") if timing.failure else numbers))
     table.caption = "\n".join(f"{timing.variant}: {timing.failure}" for timing in timings if timing.failure)
     return table
-
-
-def _draw(rows: list[Compared], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from .. import plots
-
-    histories = {"PyTorch": as_history([row.torch for row in rows]), "JAX": as_history([row.ours for row in rows])}
-    with replacing(path) as temporary:
-        plots.runs(histories)[0].figure.savefig(temporary, dpi=100)
 
 
 def _verdict(exact: float, last: Compared, console: Console, float32_promised: bool) -> int:

@@ -3,15 +3,12 @@
 import dataclasses
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 from rich.console import Console
 from rich.table import Column, Table
 from tyro.conf import Positional
 
-from .. import make_batch, predicted_labels, read_photo
+from .. import class_probabilities, make_batch, predicted_labels, read_photo
 from .console import EXIT_OK, Platform, script, use_platform
 from .runs import load_run
 
@@ -43,14 +40,6 @@ def run(config: PredictConfig) -> int:
         table.add_row(str(path), trained.classes[int(label)], f"{share[label]:.4f}")
     Console().print(table)
     return EXIT_OK
-
-
-def class_probabilities(scores: Float[Array, "b c"]) -> Float[Array, "b k"]:
-    """The probability of each class: softmax of the scores, or for one column its sigmoid and what is left of 1."""
-    if scores.shape[1] > 1:
-        return jax.nn.softmax(scores)
-    positive = jax.nn.sigmoid(scores)
-    return jnp.concatenate([1 - positive, positive], axis=1)
 
 
 main = script(PredictConfig, run)

@@ -1,17 +1,29 @@
-"""From a command's choices to what the library takes: model, loss, optimizer, and defaults for what was left open."""
+"""From a command's choices to what the library takes: data, model, loss, optimizer, and defaults for the rest."""
 
 import math
 from typing import Any, Literal, NamedTuple
 
+import jax
 import optax
 
-from .. import linear, mlp
+from .. import class_names, hold_out, linear, load, mlp
 from ..losses import mnist_loss, softmax_cross_entropy
 from ..training import LossFunction
-from ..types import Model
+from ..types import Model, Splits
 
 ModelName = Literal["linear", "mlp", "flax_mlp"]
 OptimizerName = Literal["sgd", "momentum", "adam"]
+
+
+def read_data(dataset: str, held_out: int = 0) -> tuple[Splits, tuple[str, ...]]:
+    """The dataset of that name or path and its class names; with `held_out`, validated on that many training images.
+
+    They are the same ones for all seeds and all commands.
+    """
+    splits = load(dataset)
+    if held_out:
+        splits = hold_out(jax.random.key(0), splits.train, held_out)
+    return splits, class_names(dataset)
 
 
 class Recipe(NamedTuple):
@@ -73,7 +85,17 @@ def make_loss(class_count: int) -> LossFunction:
     return mnist_loss if class_count == 2 else softmax_cross_entropy
 
 
-def make_optimizer(name: OptimizerName, learning_rate: float) -> optax.GradientTransformation:
+def fit_options(recipe: Recipe, class_count: int) -> dict[str, Any]:
+    """The recipe as the arguments of `fit`, but for the key, the model and the data."""
+    return {
+        "epochs": recipe.epochs,
+        "loss_fn": make_loss(class_count),
+        "optimizer": make_optimizer(recipe.optimizer, recipe.learning_rate),
+        "batch_size": recipe.batch_size,
+    }
+
+
+def make_optimizer(name: OptimizerName, learning_rate: float | jax.Array) -> optax.GradientTransformation:
     """Optax's optimizer of that name; "momentum" is SGD with momentum 0.9."""
     if name == "adam":
         return optax.adam(learning_rate)

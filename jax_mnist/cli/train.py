@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from tyro.conf import arg
 
-from .. import class_names, hold_out, load, predicted_labels, save_params
-from ..data.batches import make_batch
-from ..files import replacing
+from .. import save_params
 from ..training import as_history, epochs
-from ..types import Dataset, Model, Row, Splits, TrainState
+from ..types import Model, Row, Splits, TrainState
 from .console import EXIT_OK, EXIT_TARGET_MISSED, Platform, describe, script, use_platform
-from .recipes import ModelName, OptimizerName, Recipe, choose_recipe, make_loss, make_model, make_optimizer
+from .pictures import draw_run
+from .recipes import ModelName, OptimizerName, Recipe, choose_recipe, fit_options, make_model, read_data
 from .runs import CONFIG, HISTORY, PARAMS, RESULT, write_json, write_text
+from .seeds import describe_seeds, train_further
 
 _BY_CLASSES = "(default: see above)"
 
@@ -50,10 +49,12 @@ class TrainConfig:
     """Optax's; momentum is SGD with momentum 0.9."""
     seed: int = 0
     """Draws the parameters and the order of the images: the same seed gives the same run."""
+    seeds: int = 1
+    """Train so many seeds from this one on; the files are the first one's, result.json tells of all."""
     hold_out: int = 0
     """Validate on so many training images, set apart, instead of on the validation set."""
     target_accuracy: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: none)")] = None
-    """End with exit code 1 when the last accuracy is below this, in [0, 1]."""
+    """End with exit code 1 when the last accuracy, the mean over the seeds, is below this, in [0, 1]."""
     out: Path = Path("runs/last")
     """Where config.json, history.csv, result.json, model.safetensors and the pictures go."""
     platform: Platform = None
@@ -62,15 +63,14 @@ class TrainConfig:
 
 def run(config: TrainConfig) -> int:
     """Train as configured; the exit code says whether the target was reached."""
-    if config.target_accuracy is not None and not 0 <= config.target_accuracy <= 1:
-        raise ValueError(f"--target-accuracy must be in [0, 1], such as 0.98, not {config.target_accuracy}")
+    _check(config)
     console = Console()
     device = use_platform(config.platform)
     console.print(f"device: {describe(device)}", highlight=False)
     config.out.mkdir(parents=True, exist_ok=True)
 
     start = time.perf_counter()
-    splits, classes = _read(config)
+    splits, classes = read_data(config.dataset, config.hold_out)
     data_seconds = time.perf_counter() - start
     recipe = choose_recipe(
         len(classes),
@@ -81,54 +81,39 @@ def run(config: TrainConfig) -> int:
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
     )
-    model = make_model(recipe.model, recipe.hidden, len(classes))
+    model, options = make_model(recipe.model, recipe.hidden, len(classes)), fit_options(recipe, len(classes))
 
-    state, rows, seconds = _train(recipe, config.seed, model, splits, len(classes), console)
-    seconds = {"data": data_seconds, **seconds}
+    state, rows, seconds = _train(config.seed, model, splits, options, console)
     console.print(_table(rows))
-    result = _result(rows, splits, seconds, device)
+    result = _result(rows, splits, {"data": data_seconds, **seconds}, device)
+    seeds = range(config.seed, config.seed + config.seeds)
+    if config.seeds > 1:
+        with console.status(f"training seeds {seeds[1]} to {seeds[-1]}"):
+            result |= train_further(state, result["accuracy"], seeds, model, splits, options)
     _write(config, recipe, classes, rows, result, state)
-    _draw(config.out, rows, model, state, splits.valid, classes)
-    console.print(
-        f"accuracy {result['accuracy']:.4f} on {result['count']:,} images "
-        f"({result['correct']:,} right), loss {result['loss']:.4f}; "
-        f"{seconds['training']:.2f} s of training; written to {config.out}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if config.target_accuracy is not None and result["accuracy"] < config.target_accuracy:
-        console.print(f"target accuracy {config.target_accuracy} missed", style="red", highlight=False)
-        return EXIT_TARGET_MISSED
-    return EXIT_OK
+    draw_run(config.out, as_history(rows), model, state.params, splits.valid, classes)
+    return _conclude(config, result, seeds, console)
 
 
-def _read(config: TrainConfig) -> tuple[Splits, tuple[str, ...]]:
-    splits = load(config.dataset)
-    if config.hold_out:
-        # The key is not the seed's: runs with several seeds are judged on the same images.
-        splits = hold_out(jax.random.key(0), splits.train, config.hold_out)
-    return splits, class_names(config.dataset)
+def _check(config: TrainConfig) -> None:
+    if config.target_accuracy is not None and not 0 <= config.target_accuracy <= 1:
+        raise ValueError(f"--target-accuracy must be in [0, 1], such as 0.98, not {config.target_accuracy}")
+    if config.seeds < 1:
+        raise ValueError(f"--seeds must be 1 or more, not {config.seeds}")
 
 
 def _train(
-    recipe: Recipe, seed: int, model: Model, splits: Splits, class_count: int, console: Console
+    seed: int, model: Model, splits: Splits, options: dict[str, Any], console: Console
 ) -> tuple[TrainState, list[Row], dict[str, float]]:
     columns = TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
     rows: list[Row] = []
     clock = [time.perf_counter()]
-    run = epochs(
-        jax.random.key(seed),
-        model,
-        splits,
-        count=recipe.epochs,
-        loss_fn=make_loss(class_count),
-        optimizer=make_optimizer(recipe.optimizer, recipe.learning_rate),
-        batch_size=recipe.batch_size,
-    )
+    count = options["epochs"]
+    others = {name: value for name, value in options.items() if name != "epochs"}
     state = None
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("compiling", total=recipe.epochs)
-        for state, row in run:  # noqa: B007, the last state is what is returned
+        task = progress.add_task("compiling", total=count)
+        for state, row in epochs(jax.random.key(seed), model, splits, count=count, **others):  # noqa: B007, the last one
             clock.append(time.perf_counter())
             rows.append(row)
             progress.update(task, advance=1, description=f"accuracy {row.accuracy:.4f}")
@@ -183,29 +168,20 @@ def _write(
     write_json(config.out / RESULT, result)
 
 
-def _draw(
-    out: Path, rows: list[Row], model: Model, state: TrainState, valid: Dataset, classes: tuple[str, ...]
-) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from .. import plots
-
-    _save(plots.curves(as_history(rows)), out / "curves.png")
-    scores = model.apply(state.params, make_batch(valid.images, valid.labels).x)
-    predicted = np.asarray(predicted_labels(scores))
-    wrong = np.flatnonzero(predicted != valid.labels)[:20]
-    right = np.flatnonzero(predicted == valid.labels)
-    some = right[np.linspace(0, len(right) - 1, min(40 - len(wrong), len(right)), dtype=int)]
-    shown = np.concatenate([wrong, some])
-    guesses, truths = ([classes[label] for label in labels[shown]] for labels in (predicted, valid.labels))
-    axes = plots.predictions(valid.images[shown], guesses, truths)
-    _save(axes[0], out / "predictions.png")
-
-
-def _save(ax: Any, path: Path) -> None:
-    with replacing(path) as temporary:
-        ax.figure.savefig(temporary, dpi=100)
+def _conclude(config: TrainConfig, result: dict[str, Any], seeds: range, console: Console) -> int:
+    lines = [
+        f"accuracy {result['accuracy']:.4f} on {result['count']:,} images "
+        f"({result['correct']:,} right), loss {result['loss']:.4f}; "
+        f"{result['seconds']['training']:.2f} s of training; written to {config.out}"
+    ]
+    if len(seeds) > 1:
+        lines.append(describe_seeds(result, seeds))
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    reached = result.get("accuracy_mean", result["accuracy"])
+    if config.target_accuracy is not None and reached < config.target_accuracy:
+        console.print(f"target accuracy {config.target_accuracy} missed", style="red", highlight=False)
+        return EXIT_TARGET_MISSED
+    return EXIT_OK
 
 
 main = script(TrainConfig, run)

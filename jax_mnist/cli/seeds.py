@@ -1,0 +1,48 @@
+"""`train --seeds`: the same recipe from further seeds, and what they say together."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import fit_many, spread, vote
+from ..types import Model, Splits, TrainState
+
+
+def train_further(
+    first: TrainState, accuracy: float, seeds: range, model: Model, splits: Splits, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Train all seeds but the first, which is trained, and return what result.json says of all of them.
+
+    `first` and `accuracy` are the first seed's state and its accuracy, `options` the arguments of `fit`. Every seed
+    is the run that `train --seed` makes of it, in an order of its own. Returns accuracies, accuracy_mean,
+    accuracy_std, accuracy_interval (95%, of the mean), vote_accuracy, and further_seconds, the wall clock of the
+    further seeds with their compilation.
+    """
+    start = time.perf_counter()
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds[1:]))
+    states, history = fit_many(keys, model, splits, **options)
+    seconds = time.perf_counter() - start
+    params = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first.params, states.params)
+    accuracies = [accuracy, *history.accuracy[:, -1].tolist()]
+    mean, std, interval = spread(accuracies)
+    right = vote(model, params, splits.valid) == splits.valid.labels
+    return {
+        "accuracies": accuracies,
+        "accuracy_mean": mean,
+        "accuracy_std": std,
+        "accuracy_interval": interval,
+        "vote_accuracy": float(right.mean()),
+        "further_seconds": seconds,
+    }
+
+
+def describe_seeds(result: dict[str, Any], seeds: range) -> str:
+    """What all seeds say together, in words."""
+    low, high = result["accuracy_interval"]
+    return (
+        f"{len(seeds)} seeds, {seeds[0]} to {seeds[-1]}: accuracy mean {result['accuracy_mean']:.4f}, "
+        f"standard deviation {result['accuracy_std']:.4f}, 95% interval of the mean {low:.4f} to {high:.4f}; "
+        f"their vote {result['vote_accuracy']:.4f}; {result['further_seconds']:.2f} s for the further seeds"
+    )

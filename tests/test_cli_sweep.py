@@ -1,0 +1,136 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from jax_mnist import spread
+from jax_mnist.__main__ import main
+from jax_mnist.cli import sweep, train
+
+QUICK = ["--epochs", "2", "--hold-out", "2000"]
+
+
+def trained(tmp_path, *arguments):
+    assert train.main([*arguments, "--out", str(tmp_path)]) == 0
+    return json.loads((tmp_path / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sweep")
+    grid = ["--learning-rates", "0.0001", "0.1", "0.3", "--hidden", "4", "30", "--seeds", "2", "--seed", "5"]
+    assert sweep.main([*grid, *QUICK, "--out", str(out)]) == 0
+    return out
+
+
+def test_a_sweep_says_what_was_tried_and_what_is_best(swept):
+    assert {path.name for path in swept.iterdir()} == {"sweep.json", "sweep.png"}
+    with Image.open(swept / "sweep.png") as picture:
+        assert min(picture.size) > 300
+    result = json.loads((swept / "sweep.json").read_text())
+    expected = {"dataset": "mnist_sample", "model": "mlp", "optimizer": "sgd", "epochs": 2, "batch_size": 256}
+    assert result.items() >= (expected | {"seeds": [5, 6], "hold_out": 2000, "train_count": 10_396}).items()
+    settings = result["settings"]
+    pairs = [(setting["hidden"], setting["learning_rate"]) for setting in settings]
+    assert pairs == [([width], rate) for width in (4, 30) for rate in (0.0001, 0.1, 0.3)]
+    for setting in settings:
+        mean, std, interval = spread(setting["accuracies"])
+        told = setting["accuracy_mean"], setting["accuracy_std"], tuple(setting["accuracy_interval"])
+        assert told == (mean, std, interval)
+    means = [setting["accuracy_mean"] for setting in settings]
+    assert result["best"] == settings[int(np.argmax(means))]
+    assert result["best"]["learning_rate"] > 0.0001
+
+
+def test_each_number_is_what_train_says_of_that_setting(swept, tmp_path):
+    arguments = [*QUICK, "--hidden", "30", "--learning-rate", "0.1", "--seed", "6"]
+    settings = json.loads((swept / "sweep.json").read_text())["settings"]
+    found = next(s for s in settings if (s["hidden"], s["learning_rate"]) == ([30], 0.1))
+    # To rounding, which may move an image or two of 2000 across the border.
+    assert found["accuracies"][1] == pytest.approx(trained(tmp_path, *arguments)["accuracy"], abs=1.5e-3)
+
+
+def test_it_prints_a_table_and_the_best_and_warns_of_the_edge(tmp_path, capsys):
+    arguments = ["sweep", "--model", "linear", "--epochs", "1", "--seeds", "1", "--out", str(tmp_path)]
+    assert main([*arguments, "--learning-rates", "0.001", "1"]) == 0
+    output = capsys.readouterr().out
+    result = json.loads((tmp_path / "sweep.json").read_text())
+    best = result["best"]
+    assert (best["hidden"], best["learning_rate"], best["accuracy_std"], best["accuracy_interval"]) == (
+        [],
+        1,
+        None,
+        None,
+    )
+    assert result["hold_out"] == 2000
+    for expected in ("learning rate", f"{best['accuracy_mean']:.4f}", "best: no hidden, learning rate 1:",
+                     "2,000 held-out training images", "edge of those tried"):  # fmt: skip
+        assert expected in output
+    assert main([*arguments, "--learning-rates", "1"]) == 0
+    assert "edge" not in capsys.readouterr().out
+
+
+def test_defaults_are_around_those_of_train():
+    recipes, rates = sweep._grid(sweep.SweepConfig(), 2)
+    assert [recipe.hidden for recipe in recipes] == [(15,), (30,), (60,)]
+    assert rates == [0.01, 0.03, 0.1, 0.3]
+    recipes, rates = sweep._grid(sweep.SweepConfig(optimizer="adam"), 10)
+    assert [(recipe.model, recipe.hidden) for recipe in recipes] == [("flax_mlp", (n,)) for n in (256, 512, 1024)]
+    assert rates == [0.0001, 0.0003, 0.001, 0.003]
+
+
+BAD = {
+    "--hold-out must be 1 or more, since a sweep chooses, not 0": ["sweep", "--hold-out", "0"],
+    "cannot hold out 12396": ["sweep", "--hold-out", "12396"],
+    "--seeds must be 1 or more, not 0": ["sweep", "--seeds", "0"],
+    "--learning-rate must be a positive number, not -1.0": ["sweep", "--learning-rates", "0.1", "-1"],
+    "two or more positive integers": ["sweep", "--hidden", "30", "0"],
+    "a linear model has no hidden layers": ["sweep", "--model", "linear", "--hidden", "30"],
+    "--epochs must be 1 or more": ["sweep", "--epochs", "0"],
+    "--seeds must be 1 or more, not -2": ["train", "--seeds", "-2"],
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_refused_before_anything_is_trained_or_written(tmp_path, capsys, monkeypatch, message):
+    monkeypatch.setattr(sweep, "fit_many", None)
+    assert main([*BAD[message], "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_seeds_are_those_of_train_and_the_files_the_firsts(tmp_path, capsys):
+    arguments = ["--model", "linear", "--epochs", "3"]
+    singles = [trained(tmp_path / str(seed), *arguments, "--seed", str(seed)) for seed in (3, 4)]
+    capsys.readouterr()
+    together = trained(tmp_path / "all", *arguments, "--seed", "3", "--seeds", "2")
+    assert together["accuracies"] == pytest.approx([single["accuracy"] for single in singles], abs=1e-3)
+    assert {name: together[name] for name in ("accuracy", "loss", "correct", "count")} == {
+        name: singles[0][name] for name in ("accuracy", "loss", "correct", "count")
+    }
+    told = together["accuracy_mean"], together["accuracy_std"], tuple(together["accuracy_interval"])
+    assert told == spread(together["accuracies"])
+    low, high = together["accuracy_interval"]
+    output = capsys.readouterr().out
+    assert f"2 seeds, 3 to 4: accuracy mean {together['accuracy_mean']:.4f}, standard deviation" in output
+    assert f"95% interval of the mean {low:.4f} to {high:.4f}; their vote {together['vote_accuracy']:.4f}" in output
+    assert together["vote_accuracy"] > 0.9
+    for name in ("model.safetensors", "predictions.png"):
+        assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()
+    assert not singles[0].keys() & {"accuracies", "accuracy_mean", "vote_accuracy"}
+
+
+@pytest.mark.parametrize(("mean", "code"), [(0.979, 1), (0.981, 0)])
+def test_the_target_is_then_the_means(mean, code):
+    result = {"accuracy": 1.96 - mean, "count": 2038, "correct": 2000, "loss": 0.1, "seconds": {"training": 1.0},
+              "accuracy_mean": mean, "accuracy_std": 0.001, "accuracy_interval": (0.97, 0.99), "vote_accuracy": 0.98,
+              "further_seconds": 1.0}  # fmt: skip
+    config = train.TrainConfig(target_accuracy=0.98, seeds=2)
+    assert train._conclude(config, result, range(2), Console()) == code
+    first_alone = {name: value for name, value in result.items() if name != "accuracy_mean"}
+    assert train._conclude(dataclasses.replace(config, seeds=1), first_alone, range(1), Console()) == 1 - code
