@@ -45,6 +45,7 @@ def test_the_scores_are_those_of_the_net_written_out():
     np.testing.assert_allclose(model.apply(params, pixels), scores, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_odd_sizes_colours_and_classes():
     model = cnn((3, 4, 5), (3, 1, 2), (), classes=7, image_shape=(9, 15, 3))
     params = model.init(jax.random.key(0))
@@ -70,6 +71,7 @@ def test_what_makes_no_net_is_refused(options):
         cnn(**options)
 
 
+@pytest.mark.slow
 def test_it_trains_in_fit(tiny):
     key = jax.random.key(0)
     state, history = fit(
@@ -79,6 +81,7 @@ def test_it_trains_in_fit(tiny):
     assert evaluate(SMALL(), state.params, tiny.valid, softmax_cross_entropy).accuracy == 1
 
 
+@pytest.mark.slow
 def test_many_train_at_once_as_one_by_one(tiny):
     model, optimizer = SMALL(), optax.sgd(0.1)
     options = {"model": model, "loss_fn": softmax_cross_entropy, "optimizer": optimizer, "batch_size": 8}
