@@ -45,6 +45,7 @@ def test_a_sweep_says_what_was_tried_and_what_is_best(swept):
     assert result["best"]["learning_rate"] > 0.0001
 
 
+@pytest.mark.slow
 def test_each_number_is_what_train_says_of_that_setting(swept, tmp_path):
     arguments = [*QUICK, "--hidden", "30", "--learning-rate", "0.1", "--seed", "6"]
     settings = json.loads((swept / "sweep.json").read_text())["settings"]
@@ -53,6 +54,7 @@ def test_each_number_is_what_train_says_of_that_setting(swept, tmp_path):
     assert found["accuracies"][1] == pytest.approx(trained(tmp_path, *arguments)["accuracy"], abs=1.5e-3)
 
 
+@pytest.mark.slow
 def test_it_prints_a_table_and_the_best_and_warns_of_the_edge(tmp_path, capsys):
     arguments = ["sweep", "--model", "linear", "--epochs", "1", "--seeds", "1", "--out", str(tmp_path)]
     assert main([*arguments, "--learning-rates", "0.001", "1"]) == 0

@@ -23,9 +23,10 @@ def photographed(rng, image, light_on_dark):
     return np.round(255 * grey.clip(0, 1)).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "sizes", "loss_fn"), [
     ("sample", (784, 30, 1), mnist_loss),
-    pytest.param("mnist", (784, 100, 10), softmax_cross_entropy, marks=pytest.mark.slow),
+    ("mnist", (784, 100, 10), softmax_cross_entropy),
 ])  # fmt: skip
 def test_200_digits_photographed(request, tmp_path, name, sizes, loss_fn):
     splits = request.getfixturevalue(name)

@@ -123,6 +123,7 @@ def test_predict_takes_any_number_of_images(mnist):
     close(predict(params, images)[-1:], predict(params, images[-1:]), 1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_in_one_program_that_the_key_decides(mnist):
     images, labels = (jnp.asarray(x[:4096]) for x in (mnist.train.images, mnist.train.labels))
     before = train._cache_size()
@@ -135,6 +136,7 @@ def test_it_learns_in_one_program_that_the_key_decides(mnist):
     assert accuracy > 0.95
 
 
+@pytest.mark.slow
 def test_the_first_convolution_stops_learning(mnist):
     images, labels = mnist.train.images[:256], mnist.train.labels[:256]
     start, never, once = (
@@ -151,6 +153,7 @@ def test_too_few_images_are_refused(batch):
         train(jax.random.key(0), *batch)
 
 
+@pytest.mark.slow
 def test_the_command_reports_and_writes_its_numbers(tmp_path, capsys):
     path = tmp_path / "speedrun.json"
     assert main(["--seeds", "2", "--hold-out", "10000", "--json", str(path), "--platform", "cpu"]) == 0

@@ -66,12 +66,14 @@ def test_each_seed_is_the_fit_of_that_seed(tiny, options, model, optimizer):
         assert_member_is(fit(jax.random.key(seed), model, tiny, optimizer=optimizer, **options), *many, i)
 
 
+@pytest.mark.slow
 def test_without_shuffling_too(tiny, options):
     many = fit_many(seeds(0, 1), MODEL, tiny, optimizer=optax.sgd(0.1), shuffle=False, **options)
     one = fit(jax.random.key(1), MODEL, tiny, optimizer=optax.sgd(0.1), shuffle=False, **options)
     assert_member_is(one, *many, 1)
 
 
+@pytest.mark.slow
 def test_in_the_same_order_each_is_the_fit_in_the_order_of_the_first(tiny, options):
     optimizer = optax.sgd(0.1)
     many = fit_many(seeds(0, 1, 2), MODEL, tiny, optimizer=optimizer, same_order=True, chunk=2, **options)
@@ -86,6 +88,7 @@ def test_in_the_same_order_each_is_the_fit_in_the_order_of_the_first(tiny, optio
     assert differs.tolist() == [False, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [optax.sgd, optax.adam, lambda rate: optax.sgd(rate, momentum=0.9)])
 def test_each_learning_rate_is_the_fit_at_that_rate(tiny, options, make, x64):
     """In float64, since Adam divides small gradients by themselves and so makes much of their rounding."""
@@ -95,6 +98,7 @@ def test_each_learning_rate_is_the_fit_at_that_rate(tiny, options, make, x64):
         assert_member_is(fit(jax.random.key(3), MODEL, tiny, optimizer=make(rate), **options), *many, i)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_order", [False, True])
 def test_seeds_and_learning_rates_together(tiny, options, same_order):
     pairs = [(0, 0.01), (0, 0.1), (1, 0.01)]
@@ -105,6 +109,7 @@ def test_seeds_and_learning_rates_together(tiny, options, same_order):
         assert_member_is(fit(jax.random.key(seed), MODEL, tiny, optimizer=optax.sgd(rate), **options), *many, i)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_order", [False, True])
 def test_the_chunk_changes_nothing_but_the_memory(tiny, options, same_order):
     optimizer = optax.sgd(0.1)
@@ -133,6 +138,7 @@ def test_chunks_are_even(count, chunk, shape):
     assert places.size - count < len(places)
 
 
+@pytest.mark.slow
 def test_all_chunks_share_one_trace(tiny, options):
     def traces(chunk):
         shapes = []
@@ -159,6 +165,7 @@ def temporary_bytes(splits, count, same_order):
     return compiled.compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_is_the_chunks_and_one_order_needs_one_batch(tiny, options, monkeypatch):
     sizes = []
 
@@ -195,6 +202,7 @@ def test_shapes_and_seconds(tiny, options):
         assert history.valid_loss[i, -1] == pytest.approx(float(metrics.loss), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_no_epochs_give_the_start(tiny, options):
     states, history = fit_many(seeds(0, 1), MODEL, tiny, optimizer=optax.sgd(0.1), **options | {"epochs": 0})
     assert history.accuracy.shape == (2, 0)
@@ -202,6 +210,7 @@ def test_no_epochs_give_the_start(tiny, options):
     np.testing.assert_allclose(states.params[0].weights[1], start[0].weights, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_member_goes_on_where_it_stopped(tiny, options):
     half, _ = fit_many(seeds(0, 1), MODEL, tiny, optimizer=optax.sgd(0.1), **options | {"epochs": 1})
     state = member(half, 1)
@@ -210,6 +219,7 @@ def test_a_member_goes_on_where_it_stopped(tiny, options):
     np.testing.assert_allclose(rest.params[0].weights, whole[0].params[0].weights[1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_under_strict_promotion_and_in_float64(tiny, options, x64, strict):
     states, _ = fit_many(jax.random.key(0), MODEL, tiny, optimizer=optax.sgd, learning_rates=[0.1, 0.2], **options)
     assert {leaf.dtype for leaf in jax.tree.leaves(states.params)} == {jnp.dtype("float64")}
@@ -266,6 +276,7 @@ def test_a_vote_is_the_mean_of_probabilities(tiny):
     assert vote(known(3), three[:2], tiny.valid, batch_size=10).tolist() == [0] * 10
 
 
+@pytest.mark.slow
 def test_a_vote_of_one_is_its_own_and_of_many_the_mean_by_hand(tiny, options):
     states, _ = fit_many(seeds(0, 1, 2), MODEL, tiny, optimizer=optax.sgd(0.02), **options | {"epochs": 1})
     batch = make_batch(tiny.valid.images, tiny.valid.labels)
@@ -299,6 +310,7 @@ def test_the_interval_holds_the_mean_as_often_as_it_says():
     assert 0.935 < np.mean(held) < 0.965
 
 
+@pytest.mark.slow
 def test_ten_classes_vote_better_than_their_mean(mnist):
     part = Splits(*(Dataset(d.images[:2000], d.labels[:2000]) for d in mnist))
     model = mlp((784, 32, 10))
