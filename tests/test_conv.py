@@ -1,6 +1,5 @@
 import functools
 import itertools
-import time
 
 import jax
 import jax.numpy as jnp
@@ -288,18 +287,3 @@ def test_pooling_sends_ties_where_pytorch_does(window):
     y.square().sum().backward()
     ours = jax.grad(lambda x: jnp.sum(jnp.square(max_pool(x, window))))(jnp.asarray(x))
     np.testing.assert_array_equal(ours, theirs.grad.numpy().transpose(0, 2, 3, 1))
-
-
-@pytest.mark.slow
-def test_inside_scan_it_is_at_least_five_times_as_fast_as_jax_lax():
-    """About fifty times on two cores: the limit leaves room for a busy machine and for XLA to get better."""
-    xs, kernel = normal(0, (2, 128, 14, 14, 16), jnp.float32), 0.1 * normal(1, (3, 3, 16, 32), jnp.float32)
-
-    def seconds(convolution, pool):
-        run = jax.jit(functools.partial(descend, convolution, pool))
-        jax.block_until_ready(run(kernel, xs))
-        start = time.perf_counter()
-        jax.block_until_ready(run(kernel, xs))
-        return time.perf_counter() - start
-
-    assert min(seconds(conv2d, max_pool) for _ in range(3)) < seconds(lax_conv, lax_pool) / 5
