@@ -1,10 +1,12 @@
 import json
+import sys
 
 import pytest
 from PIL import Image
 
 from jax_mnist.cli.benchmark import main, time_in_turns
 from jax_mnist.cli.contests import Contest, Side
+from jax_mnist.cli.races import _process
 
 
 def test_sides_take_turns_and_their_medians_are_compared():
@@ -45,3 +47,20 @@ def test_who_has_not_learnt_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("jax_mnist.cli.races.ALL", {"nap": lambda platform, quick: lazy})
     assert main(["--quick", "--out", str(tmp_path)]) == 1
     assert "has not learnt what it should: sleeper: 0.1000" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_speedrun_runs_against_its_peer(tmp_path):
+    assert main(["--quick", "--only", "fastest", "--out", str(tmp_path)]) == 0
+    sides = json.loads((tmp_path / "benchmark.json").read_text())["sides"]
+    assert sides[0]["side"] == "JAX, speedrun"
+    assert sides[0]["accuracy"] > 0.9
+
+
+def test_a_process_leaves_its_accuracy():
+    printed = _process("prints", [sys.executable, "-c", "print('{\"accuracy_mean\": 0.5}')"], None)
+    code = "import sys; open(sys.argv[1], 'w').write('{\"accuracy_mean\": 0.25}')"
+    written = _process("writes", [sys.executable, "-c", code], "result.json")
+    for side, accuracy in ((printed, 0.5), (written, 0.25)):
+        side.work()
+        assert side.accuracy() == accuracy
