@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from ..files import replacing
 from . import races, torch_side
 from .console import EXIT_OK, EXIT_TARGET_MISSED, Platform, describe, script, use_platform
 from .contests import Contest, Side
+from .pictures import load_plots, save_picture
 from .runs import write_json
 
 
@@ -120,18 +120,12 @@ def _ms(seconds: float) -> str:
 
 
 def _draw(sides: list[Timed], machine: str, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from .. import plots
-
     groups: dict[str, dict[str, list[float]]] = {}
     for side in sides:
         groups.setdefault(side.contest, {})[side.side] = [1000 * seconds for seconds in side.seconds]
-    axes = plots.timings(groups)
+    axes = load_plots().timings(groups)
     axes[-1].set_xlabel(f"milliseconds, on {machine}", fontsize=7)
-    with replacing(path) as temporary:
-        axes[0].figure.savefig(temporary, dpi=100)
+    save_picture(path, axes[0])
 
 
 main: Any = script(BenchmarkConfig, run)

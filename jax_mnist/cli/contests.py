@@ -72,6 +72,7 @@ def _task(
 
 
 def has_torch() -> bool:
+    """Whether PyTorch is installed; it is not imported."""
     return importlib.util.find_spec("torch") is not None
 
 

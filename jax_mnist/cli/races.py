@@ -5,6 +5,7 @@ import functools
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,6 @@ def _process(name: str, command: list[str], result: str | None) -> Side:
     accuracies: list[float] = []
 
     def work() -> None:
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / (result or "")
             ended = subprocess.run([*command, str(file)] if result else command, capture_output=True, check=True)
