@@ -21,12 +21,11 @@ def trained(tmp_path, *arguments):
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     out = tmp_path_factory.mktemp("sweep")
-    grid = ["--learning-rates", "0.0001", "0.1", "0.3", "--hidden", "4", "30", "--seeds", "2", "--seed", "5"]
+    grid = ["--learning-rates", "0.0001", "0.1", "--hidden", "4", "30", "--seeds", "2", "--seed", "5"]
     assert sweep.main([*grid, *QUICK, "--out", str(out)]) == 0
     return out
 
 
-@pytest.mark.slow
 def test_a_sweep_says_what_was_tried_and_what_is_best(swept):
     assert {path.name for path in swept.iterdir()} == {"sweep.json", "sweep.png"}
     with Image.open(swept / "sweep.png") as picture:
@@ -36,7 +35,7 @@ def test_a_sweep_says_what_was_tried_and_what_is_best(swept):
     assert result.items() >= (expected | {"seeds": [5, 6], "hold_out": 2000, "train_count": 10_396}).items()
     settings = result["settings"]
     pairs = [(setting["hidden"], setting["learning_rate"]) for setting in settings]
-    assert pairs == [([width], rate) for width in (4, 30) for rate in (0.0001, 0.1, 0.3)]
+    assert pairs == [([width], rate) for width in (4, 30) for rate in (0.0001, 0.1)]
     for setting in settings:
         mean, std, interval = spread(setting["accuracies"])
         told = setting["accuracy_mean"], setting["accuracy_std"], tuple(setting["accuracy_interval"])
@@ -107,7 +106,6 @@ def test_bad_input_is_refused_before_anything_is_trained_or_written(tmp_path, ca
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_several_seeds_are_those_of_train_and_the_files_the_firsts(tmp_path, capsys):
     arguments = ["--model", "linear", "--epochs", "3"]
     singles = [trained(tmp_path / str(seed), *arguments, "--seed", str(seed)) for seed in (3, 4)]

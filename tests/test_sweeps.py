@@ -28,6 +28,8 @@ from jax_mnist import (
 from jax_mnist.sweeps import Members, _chunks, evaluate_many, init_many, train_many
 
 MODEL = mlp((784, 16, 1))
+SGD = optax.sgd(0.1)  # one object, so that the tests share compilations
+MOMENTUM = optax.sgd(0.1, momentum=0.9)
 
 
 def seeds(*numbers):
@@ -58,7 +60,7 @@ def assert_member_is(one, stacked, history, i):
 
 
 @pytest.mark.parametrize(("model", "optimizer"), [
-    (linear(), optax.sgd(0.1)), (MODEL, optax.sgd(0.1, momentum=0.9)), (flax_mlp((784, 16, 1)), optax.adam(1e-2)),
+    (linear(), optax.sgd(0.1)), (MODEL, MOMENTUM), (flax_mlp((784, 16, 1)), optax.adam(1e-2)),
 ], ids=["linear_sgd", "mlp_momentum", "flax_mlp_adam"])  # fmt: skip
 def test_each_seed_is_the_fit_of_that_seed(tiny, options, model, optimizer):
     many = fit_many(seeds(0, 5, 9), model, tiny, optimizer=optimizer, **options)
@@ -68,15 +70,15 @@ def test_each_seed_is_the_fit_of_that_seed(tiny, options, model, optimizer):
 
 @pytest.mark.slow
 def test_without_shuffling_too(tiny, options):
-    many = fit_many(seeds(0, 1), MODEL, tiny, optimizer=optax.sgd(0.1), shuffle=False, **options)
-    one = fit(jax.random.key(1), MODEL, tiny, optimizer=optax.sgd(0.1), shuffle=False, **options)
+    many = fit_many(seeds(0, 1), MODEL, tiny, optimizer=SGD, shuffle=False, **options)
+    one = fit(jax.random.key(1), MODEL, tiny, optimizer=SGD, shuffle=False, **options)
     assert_member_is(one, *many, 1)
 
 
 @pytest.mark.slow
 def test_in_the_same_order_each_is_the_fit_in_the_order_of_the_first(tiny, options):
-    optimizer = optax.sgd(0.1)
-    many = fit_many(seeds(0, 1, 2), MODEL, tiny, optimizer=optimizer, same_order=True, chunk=2, **options)
+    optimizer = SGD
+    many = fit_many(seeds(0, 1, 2), MODEL, tiny, optimizer=optimizer, same_order=True, **options)
     order = np.asarray(jax.random.key_data(init_state(jax.random.key(0), MODEL, optimizer).key))
     for seed in range(3):
         state = init_state(jax.random.key(seed), MODEL, optimizer)
@@ -89,37 +91,36 @@ def test_in_the_same_order_each_is_the_fit_in_the_order_of_the_first(tiny, optio
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [optax.sgd, optax.adam, lambda rate: optax.sgd(rate, momentum=0.9)])
-def test_each_learning_rate_is_the_fit_at_that_rate(tiny, options, make, x64):
+def test_each_learning_rate_is_the_fit_at_that_rate(tiny, options, x64):
     """In float64, since Adam divides small gradients by themselves and so makes much of their rounding."""
-    rates = [0.001, 0.01, 0.1]
-    many = fit_many(jax.random.key(3), MODEL, tiny, optimizer=make, learning_rates=rates, **options)
+    rates = [0.01, 0.1]
+    many = fit_many(jax.random.key(3), MODEL, tiny, optimizer=optax.adam, learning_rates=rates, **options)
     for i, rate in enumerate(rates):
-        assert_member_is(fit(jax.random.key(3), MODEL, tiny, optimizer=make(rate), **options), *many, i)
+        one = fit(jax.random.key(3), MODEL, tiny, optimizer=optax.adam(rate), **options)
+        assert_member_is(one, *many, i)
+        np.testing.assert_allclose(many[0].params[0].weights[i], one[0].params[0].weights, rtol=0, atol=1e-9)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("same_order", [False, True])
-def test_seeds_and_learning_rates_together(tiny, options, same_order):
-    pairs = [(0, 0.01), (0, 0.1), (1, 0.01)]
+def test_seeds_and_learning_rates_together(tiny, options):
+    pairs = [(0, 0.01), (1, 0.1), (1, 0.01)]
     numbers, rates = zip(*pairs, strict=True)
-    many = fit_many(seeds(*numbers), MODEL, tiny, optimizer=optax.sgd, learning_rates=np.array(rates),
-                    same_order=same_order, **options)  # fmt: skip
-    for i, (seed, rate) in enumerate(pairs[: 2 if same_order else 3]):
+    many = fit_many(seeds(*numbers), MODEL, tiny, optimizer=optax.sgd, learning_rates=np.array(rates), **options)
+    for i, (seed, rate) in enumerate(pairs):
         assert_member_is(fit(jax.random.key(seed), MODEL, tiny, optimizer=optax.sgd(rate), **options), *many, i)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("same_order", [False, True])
 def test_the_chunk_changes_nothing_but_the_memory(tiny, options, same_order):
-    optimizer = optax.sgd(0.1)
+    optimizer = SGD
 
     def run(chunk):
         return fit_many(seeds(*range(5)), MODEL, tiny, optimizer=optimizer, chunk=chunk, same_order=same_order,
                         **options)  # fmt: skip
 
     whole, history = run(5)
-    for chunk in (1, 2, 100):
+    for chunk in (3, 100):
         states, records = run(chunk)
         np.testing.assert_array_equal(jax.random.key_data(states.key), jax.random.key_data(whole.key))
         for a, b in zip(jax.tree.leaves(states.params), jax.tree.leaves(whole.params), strict=True):
@@ -140,25 +141,22 @@ def test_chunks_are_even(count, chunk, shape):
 
 @pytest.mark.slow
 def test_all_chunks_share_one_trace(tiny, options):
-    def traces(chunk):
-        shapes = []
+    shapes = []
 
-        def counting(params, x):
-            shapes.append(x.shape)
-            return linear().apply(params, x)
+    def counting(params, x):
+        shapes.append(x.shape)
+        return linear().apply(params, x)
 
-        model = Model(linear().init, counting)
-        fit_many(seeds(*range(5)), model, tiny, optimizer=optax.sgd(0.1), chunk=chunk, **options)
-        return shapes
-
-    three_chunks = traces(2)
-    assert three_chunks == traces(5)
-    assert three_chunks[-2:] == [(8, 784), (1024, 784)]
+    fit_many(seeds(*range(5)), Model(linear().init, counting), tiny, optimizer=SGD, chunk=2, **options)
+    # Of three chunks. The other shapes are the looks at what fits, one for each part of the splits at most.
+    assert shapes[-2:] == [(8, 784), (1024, 784)]
+    assert shapes.count((1024, 784)) == 1
+    assert shapes.count((8, 784)) <= 3
 
 
 def temporary_bytes(splits, count, same_order):
     """What an epoch of so many members needs beside what goes in and comes out."""
-    optimizer = optax.sgd(0.1)
+    optimizer = SGD
     order = {"model": MODEL, "optimizer": optimizer, "same_order": same_order}
     states = init_many(Members(seeds(*range(count)), None), jax.random.key(0), **order)
     compiled = train_many.lower(states, None, splits.train, loss_fn=mnist_loss, batch_size=8, shuffle=True, **order)
@@ -178,7 +176,7 @@ def test_memory_is_the_chunks_and_one_order_needs_one_batch(tiny, options, monke
             return train_many(states, *arguments, **named)
 
     monkeypatch.setattr("jax_mnist.sweeps.train_many", Watched())
-    fit_many(seeds(*range(9)), MODEL, tiny, optimizer=optax.sgd(0.1), chunk=4, **options)
+    fit_many(seeds(*range(9)), MODEL, tiny, optimizer=SGD, chunk=4, **options)
     assert sizes == [{3}] * 9  # three chunks of three, not 4, 4 and 1; three epochs each
     batch = 8 * 784 * 4
     own, shared = (temporary_bytes(tiny, 16, same_order) for same_order in (False, True))
@@ -187,11 +185,11 @@ def test_memory_is_the_chunks_and_one_order_needs_one_batch(tiny, options, monke
 
 
 def test_shapes_and_seconds(tiny, options):
-    states, history = fit_many(seeds(0, 1, 2), MODEL, tiny, optimizer=optax.adam(1e-2), chunk=2, **options)
+    states, history = fit_many(seeds(0, 1, 2), MODEL, tiny, optimizer=MOMENTUM, chunk=3, **options)
     assert isinstance(states, TrainState)
     assert isinstance(history, History)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(states)} == {3}
-    assert states.params[0].weights.shape == states.opt_state[0].mu[0].weights.shape == (3, 784, 16)
+    assert states.params[0].weights.shape == states.opt_state[0].trace[0].weights.shape == (3, 784, 16)
     assert states.epoch.tolist() == [3, 3, 3]
     assert {column.shape for column in history} == {(3, 3)}
     assert (history.seconds > 0).all()
@@ -204,18 +202,18 @@ def test_shapes_and_seconds(tiny, options):
 
 @pytest.mark.slow
 def test_no_epochs_give_the_start(tiny, options):
-    states, history = fit_many(seeds(0, 1), MODEL, tiny, optimizer=optax.sgd(0.1), **options | {"epochs": 0})
-    assert history.accuracy.shape == (2, 0)
-    start = init_state(jax.random.key(1), MODEL, optax.sgd(0.1)).params
+    states, history = fit_many(seeds(0, 1, 2), MODEL, tiny, optimizer=SGD, **options | {"epochs": 0})
+    assert history.accuracy.shape == (3, 0)
+    start = init_state(jax.random.key(1), MODEL, SGD).params
     np.testing.assert_allclose(states.params[0].weights[1], start[0].weights, rtol=1e-6)
 
 
 @pytest.mark.slow
 def test_a_member_goes_on_where_it_stopped(tiny, options):
-    half, _ = fit_many(seeds(0, 1), MODEL, tiny, optimizer=optax.sgd(0.1), **options | {"epochs": 1})
+    half, _ = fit_many(seeds(0, 1, 2), MODEL, tiny, optimizer=SGD, **options | {"epochs": 1})
     state = member(half, 1)
-    whole = fit_many(seeds(0, 1), MODEL, tiny, optimizer=optax.sgd(0.1), **options)
-    rest, _ = fit(jax.random.key(9), MODEL, tiny, optimizer=optax.sgd(0.1), state=state, **options)
+    whole = fit_many(seeds(0, 1, 2), MODEL, tiny, optimizer=SGD, **options)
+    rest, _ = fit(jax.random.key(9), MODEL, tiny, optimizer=SGD, state=state, **options)
     np.testing.assert_allclose(rest.params[0].weights, whole[0].params[0].weights[1], rtol=1e-4, atol=1e-6)
 
 
@@ -227,8 +225,8 @@ def test_under_strict_promotion_and_in_float64(tiny, options, x64, strict):
 
 def test_fit_many_deletes_no_array_of_its_callers(tiny, options):
     on_device = jax.device_put(tiny)
-    keys = seeds(0, 1)
-    fit_many(keys, MODEL, on_device, optimizer=optax.sgd(0.1), **options)
+    keys = seeds(0, 1, 2)
+    fit_many(keys, MODEL, on_device, optimizer=SGD, **options)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((keys, on_device)))
 
 
@@ -278,7 +276,7 @@ def test_a_vote_is_the_mean_of_probabilities(tiny):
 
 @pytest.mark.slow
 def test_a_vote_of_one_is_its_own_and_of_many_the_mean_by_hand(tiny, options):
-    states, _ = fit_many(seeds(0, 1, 2), MODEL, tiny, optimizer=optax.sgd(0.02), **options | {"epochs": 1})
+    states, _ = fit_many(seeds(0, 1, 2), MODEL, tiny, optimizer=SGD, **options | {"epochs": 1})
     batch = make_batch(tiny.valid.images, tiny.valid.labels)
     for i in range(3):
         alone = vote(MODEL, member(states.params, slice(i, i + 1)), tiny.valid, batch_size=4)
