@@ -74,16 +74,23 @@ def binary_cross_entropy(scores: Float[ArrayLike, "..."], labels: Num[ArrayLike,
     return optax.sigmoid_binary_cross_entropy(*_one_column(scores, labels))
 
 
-def softmax_cross_entropy(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Float[Array, "..."]:
+def softmax_cross_entropy(
+    scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."], *, label_smoothing: float = 0.0
+) -> Float[Array, "..."]:
     """The negative log likelihood of a class under the softmax of the scores, in nats.
 
     `scores` float [..., c] before the softmax, `labels` int [...] in 0..c-1; returns [...]. The loss for more
-    than two classes, as `torch.nn.functional.cross_entropy(..., reduction="none")`. Raises ValueError where the
-    shapes do not fit.
+    than two classes, as `torch.nn.functional.cross_entropy(..., reduction="none")`. With `label_smoothing`, in
+    [0, 1], that share of the label is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567). Raises
+    ValueError where the shapes do not fit.
 
     >>> softmax_cross_entropy(jnp.zeros((1, 10)), jnp.array([3]))
     Array([2.3025851], dtype=float32)
     """
     if scores.shape[:-1] != labels.shape:
         raise ValueError(f"scores of shape {scores.shape} need labels of shape {scores.shape[:-1]}, not {labels.shape}")
-    return optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(scores), jnp.asarray(labels))
+    scores, labels = jnp.asarray(scores), jnp.asarray(labels)
+    if not label_smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+    one_hot = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
+    return optax.softmax_cross_entropy(scores, optax.smooth_labels(one_hot, label_smoothing))

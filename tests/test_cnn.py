@@ -52,6 +52,11 @@ def test_the_scores_are_those_of_the_net_written_out():
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_without_padding_it_is_the_net_of_the_record():
+    params = jax.eval_shape(cnn(padding="VALID").init, jax.random.key(0))
+    assert params["dense"]["layers"][0]["kernel"].shape == (5 * 5 * 32, 256)  # 28 -> 24 -> 12 -> 10 -> 5
+
+
 @pytest.mark.slow
 def test_odd_sizes_colours_and_classes():
     model = cnn((3, 4, 5), (3, 1, 2), (), classes=7, image_shape=(9, 15, 3))
@@ -70,11 +75,13 @@ def test_odd_sizes_colours_and_classes():
         {"classes": 0},
         {"image_shape": (28, 28)},
         {"image_shape": (3, 28, 1)},
+        {"image_shape": (9, 28, 1), "padding": "VALID"},
+        {"padding": "CIRCULAR"},
     ],
     ids=str,
 )
 def test_what_makes_no_net_is_refused(options):
-    with pytest.raises(ValueError, match=r"cnn takes|leave nothing"):
+    with pytest.raises(ValueError, match=r"cnn takes|leave nothing|padding must be"):
         cnn(**options)
 
 

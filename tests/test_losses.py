@@ -53,3 +53,11 @@ def test_mnist_loss_is_the_distance_of_the_probability():
     probability = 1 / (1 + np.exp([2.0, 0.0, -4.0]))
     np.testing.assert_allclose(mnist_loss(scores, jnp.array([1, 1, 1])), 1 - probability, rtol=1e-5)
     np.testing.assert_allclose(mnist_loss(scores, jnp.array([0, 0, 0])), probability, rtol=1e-5)
+
+
+def test_label_smoothing_is_that_of_pytorch_written_out():
+    scores, labels = np.random.default_rng(0).normal(size=(5, 4)), np.array([0, 3, 1, 2, 2])
+    found = softmax_cross_entropy(jnp.asarray(scores, jnp.float32), jnp.asarray(labels), label_smoothing=0.1)
+    log_probabilities = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    expected = -0.9 * log_probabilities[np.arange(5), labels] - 0.1 * log_probabilities.mean(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -1,5 +1,6 @@
 """From a command's choices to what the library takes: data, model, loss, optimizer, and defaults for the rest."""
 
+import functools
 import math
 from typing import Any, Literal, NamedTuple
 
@@ -11,8 +12,10 @@ from ..losses import mnist_loss, softmax_cross_entropy
 from ..training import LossFunction
 from ..types import Model, Splits
 
-ModelName = Literal["linear", "mlp", "flax_mlp"]
+DenseName = Literal["linear", "mlp", "flax_mlp"]
+ModelName = Literal[DenseName, "cnn"]
 OptimizerName = Literal["sgd", "momentum", "adam"]
+ScheduleName = Literal["constant", "cosine", "one-cycle"]
 
 
 def read_data(dataset: str, held_out: int = 0) -> tuple[Splits, tuple[str, ...]]:
@@ -35,6 +38,10 @@ class Recipe(NamedTuple):
     epochs: int
     batch_size: int
     learning_rate: float
+    schedule: ScheduleName = "constant"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
 
 
 # Two classes: the chapter's numbers. More: chosen on held-out training images, see docs/choices.md.
@@ -46,57 +53,108 @@ _MORE_CLASSES = {
     "linear": Recipe("linear", "sgd", (), epochs=20, batch_size=256, learning_rate=0.1),
     "mlp": Recipe("mlp", "sgd", (512,), epochs=20, batch_size=64, learning_rate=0.3),
 }
+_CNN = Recipe("cnn", "adam", (256,), 8, 256, 0.01, "one-cycle", betas=(0.7, 0.9), weight_decay=0.01)
 
 
 def choose_recipe(
-    class_count: int, model: ModelName | None = None, optimizer: OptimizerName = "sgd", **chosen: Any
+    class_count: int, model: ModelName | None = None, optimizer: OptimizerName | None = None, **chosen: Any
 ) -> Recipe:
     """The recipe with everything that the person chose (not None), and our choice for the rest.
 
     Raises ValueError, naming the option, for a choice that cannot be trained.
     """
     model = model or ("mlp" if class_count == 2 else "flax_mlp")
-    ours = (_TWO_CLASSES if class_count == 2 else _MORE_CLASSES)[model.removeprefix("flax_")]
-    rates = {"sgd": ours.learning_rate, "momentum": ours.learning_rate / 10, "adam": 1e-3}
-    ours = ours._replace(model=model, optimizer=optimizer, learning_rate=rates[optimizer])
+    ours = _our_recipe(class_count, model)
+    if optimizer not in (None, ours.optimizer):
+        sgd = 0.1 if model == "cnn" else ours.learning_rate
+        rates = {"sgd": sgd, "momentum": sgd / 10, "adam": 1e-3}
+        ours = ours._replace(optimizer=optimizer, learning_rate=rates[optimizer])
     recipe = ours._replace(**{name: value for name, value in chosen.items() if value is not None})
+    _check(recipe, class_count)
+    return recipe
+
+
+def _our_recipe(class_count: int, model: ModelName) -> Recipe:
+    if model == "cnn":
+        return _CNN if class_count == 2 else _CNN._replace(label_smoothing=0.1)
+    return (_TWO_CLASSES if class_count == 2 else _MORE_CLASSES)[model.removeprefix("flax_")]._replace(model=model)
+
+
+def _check(recipe: Recipe, class_count: int) -> None:
     for name in ("epochs", "batch_size"):
         if getattr(recipe, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(recipe, name)}")
     if not (math.isfinite(recipe.learning_rate) and recipe.learning_rate > 0):
         raise ValueError(f"--learning-rate must be a positive number, not {recipe.learning_rate}")
-    if model == "linear" and recipe.hidden:
+    if not (math.isfinite(recipe.weight_decay) and recipe.weight_decay >= 0):
+        raise ValueError(f"--weight-decay must be 0 or more, not {recipe.weight_decay}")
+    for name, values in {"betas": recipe.betas, "label_smoothing": [recipe.label_smoothing]}.items():
+        if not all(0 <= value < 1 for value in values):
+            raise ValueError(f"--{name.replace('_', '-')} must be in [0, 1), not {getattr(recipe, name)}")
+    if recipe.model == "linear" and recipe.hidden:
         raise ValueError(f"--hidden {recipe.hidden}: a linear model has no hidden layers; choose mlp or flax_mlp")
-    return recipe
+    if class_count == 2 and recipe.label_smoothing:
+        raise ValueError("--label-smoothing is for more than two classes: it belongs to softmax cross entropy")
 
 
 def make_model(name: ModelName, hidden: tuple[int, ...], class_count: int) -> Model:
     """The model of that name, with one column of scores for two classes."""
-    sizes = (784, *hidden, 1 if class_count == 2 else class_count)
-    if name == "flax_mlp":
-        from ..models.nnx import flax_mlp
+    columns = 1 if class_count == 2 else class_count
+    sizes = (784, *hidden, columns)
+    if name in ("flax_mlp", "cnn"):
+        from ..models.nnx import cnn, flax_mlp
 
-        return flax_mlp(sizes)
-    return linear(sizes[0], sizes[-1]) if name == "linear" else mlp(sizes)
+        return flax_mlp(sizes) if name == "flax_mlp" else cnn(hidden=hidden, classes=columns)
+    return linear(784, columns) if name == "linear" else mlp(sizes)
 
 
-def make_loss(class_count: int) -> LossFunction:
+def make_loss(class_count: int, label_smoothing: float = 0.0) -> LossFunction:
     """The chapter's loss for two classes, softmax cross entropy for more."""
-    return mnist_loss if class_count == 2 else softmax_cross_entropy
+    if class_count == 2:
+        return mnist_loss
+    if label_smoothing:
+        return functools.partial(softmax_cross_entropy, label_smoothing=label_smoothing)
+    return softmax_cross_entropy
 
 
-def fit_options(recipe: Recipe, class_count: int) -> dict[str, Any]:
+def fit_options(recipe: Recipe, splits: Splits, class_count: int) -> dict[str, Any]:
     """The recipe as the arguments of `fit`, but for the key, the model and the data."""
     return {
         "epochs": recipe.epochs,
-        "loss_fn": make_loss(class_count),
-        "optimizer": make_optimizer(recipe.optimizer, recipe.learning_rate),
+        "loss_fn": make_loss(class_count, recipe.label_smoothing),
+        "optimizer": make_optimizer(recipe, len(splits.train)),
         "batch_size": recipe.batch_size,
     }
 
 
-def make_optimizer(name: OptimizerName, learning_rate: float | jax.Array) -> optax.GradientTransformation:
-    """Optax's optimizer of that name; "momentum" is SGD with momentum 0.9."""
-    if name == "adam":
-        return optax.adam(learning_rate)
-    return optax.sgd(learning_rate, momentum=0.9 if name == "momentum" else None)
+def make_optimizer(
+    recipe: Recipe, image_count: int, learning_rate: float | jax.Array | None = None
+) -> optax.GradientTransformation:
+    """Optax's optimizer for so many training images, at the recipe's rate or at another.
+
+    "momentum" is SGD with momentum 0.9. Weight decay is decoupled from the gradient, as in AdamW (Loshchilov and
+    Hutter 2019, arXiv 1711.05101).
+    """
+    rate = recipe.learning_rate if learning_rate is None else learning_rate
+    if recipe.schedule != "constant":
+        shape = _SCHEDULES[recipe.schedule](recipe.epochs * -(-image_count // recipe.batch_size))
+        rate = functools.partial(_scheduled, shape, rate)
+    decay = optax.add_decayed_weights(recipe.weight_decay) if recipe.weight_decay else optax.identity()
+    b1, b2 = recipe.betas
+    scale = {
+        "sgd": optax.identity,
+        "momentum": functools.partial(optax.trace, 0.9),
+        "adam": functools.partial(optax.scale_by_adam, b1, b2),
+    }[recipe.optimizer]()
+    return optax.chain(scale, decay, optax.scale_by_learning_rate(rate))
+
+
+_SCHEDULES = {
+    "cosine": functools.partial(optax.cosine_decay_schedule, 1.0),
+    "one-cycle": functools.partial(optax.cosine_onecycle_schedule, peak_value=1.0),
+}
+"""By name: the number of steps -> the share of the highest rate at each."""
+
+
+def _scheduled(shape: optax.Schedule, rate: Any, step: Any) -> Any:
+    return rate * shape(step)

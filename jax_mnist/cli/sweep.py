@@ -16,7 +16,7 @@ from .. import fit_many, spread
 from ..types import Splits
 from .console import EXIT_OK, Platform, describe, script, use_platform
 from .pictures import load_plots, save_picture
-from .recipes import ModelName, OptimizerName, Recipe, choose_recipe, fit_options, make_model, make_optimizer, read_data
+from .recipes import DenseName, OptimizerName, Recipe, choose_recipe, fit_options, make_model, make_optimizer, read_data
 from .runs import write_json
 
 _AROUND = "(default: around that of train)"
@@ -34,7 +34,7 @@ class SweepConfig:
 
     dataset: str = "mnist_sample"
     """mnist_sample (3 or 7), mnist (ten digits), or a directory of IDX files or images."""
-    model: Annotated[ModelName | None, arg(metavar="{linear,mlp,flax_mlp}", help_behavior_hint=_AS_TRAIN)] = None
+    model: Annotated[DenseName | None, arg(metavar="{linear,mlp,flax_mlp}", help_behavior_hint=_AS_TRAIN)] = None
     """linear and mlp are the chapter's own functions, flax_mlp is a Flax NNX module."""
     learning_rates: Annotated[tuple[float, ...] | None, arg(metavar="[FLOAT ...]", help_behavior_hint=_AROUND)] = None
     """The optimizer's step sizes; those of one width and seed are trained at once."""
@@ -115,8 +115,8 @@ def _grid(config: SweepConfig, class_count: int) -> tuple[list[Recipe], list[flo
 
 def _train(config: SweepConfig, recipe: Recipe, rates: list[float], splits: Splits, class_count: int) -> list[Setting]:
     model = make_model(recipe.model, recipe.hidden, class_count)
-    options = fit_options(recipe, class_count)
-    options |= {"optimizer": functools.partial(make_optimizer, recipe.optimizer), "learning_rates": rates}
+    options = fit_options(recipe, splits, class_count)
+    options |= {"optimizer": functools.partial(make_optimizer, recipe, len(splits.train)), "learning_rates": rates}
     # Rate by rate in the order of one seed, which is fast; seed by seed in another, since the order is chance as well.
     columns = [
         fit_many(jax.random.key(seed), model, splits, **options)[1].accuracy[:, -1]

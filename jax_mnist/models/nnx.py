@@ -37,19 +37,26 @@ class Cnn(nnx.Module):
         kernels: Sequence[int],
         hidden: Sequence[int],
         classes: int,
+        padding: str,
         rngs: nnx.Rngs,
     ):
-        height, width, channels = image_shape
-        dtype = jnp.result_type(float)
-        sides = zip(itertools.pairwise((channels, *filters)), kernels, strict=True)
-        self.convolutions = nnx.List([Conv(i, o, (k, k), param_dtype=dtype, rngs=rngs) for (i, o), k in sides])
-        features = (height >> len(filters)) * (width >> len(filters)) * filters[-1]
-        self.dense = Mlp((features, *hidden, classes), rngs)
+        options = {"padding": padding, "param_dtype": jnp.result_type(float), "rngs": rngs}
+        sides = zip(itertools.pairwise((image_shape[2], *filters)), kernels, strict=True)
+        self.convolutions = nnx.List([Conv(i, o, (k, k), **options) for (i, o), k in sides])
+        height, width = (_pooled(side, kernels, padding) for side in image_shape[:2])
+        self.dense = Mlp((height * width * filters[-1], *hidden, classes), rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
         for convolution in self.convolutions:
             x = nnx.relu(max_pool(convolution(x)))
         return self.dense(x.reshape(x.shape[0], -1))
+
+
+def _pooled(side: int, kernels: Sequence[int], padding: str) -> int:
+    """What convolutions, each with a pooling, leave of an image's side; 0 or less where nothing."""
+    for kernel in kernels:
+        side = (side - kernel + 1 if padding == "VALID" else side) // 2
+    return side
 
 
 def flax_mlp(sizes: Sequence[int]) -> Model:
@@ -73,15 +80,15 @@ def cnn(
     hidden: Sequence[int] = (256,),
     classes: int = 10,
     image_shape: Sequence[int] = (28, 28, 1),
+    padding: str = "SAME",
 ) -> Model:
     """A small convolutional net, as a Model: convolution, 2 x 2 max pooling and ReLU, again, then linear layers.
 
     Each of `filters` is a convolution's number of output channels and each of `kernels` the side of its kernel;
-    `hidden` are the sizes of the linear layers before the last, which has `classes` outputs. x arrives flat,
-    [b, h*w*c] for `image_shape` (h, w, c). The defaults are the net of a published recipe that reaches 99% in one
-    epoch; eight epochs of optax.adamw (one-cycle up to 0.01, b1 0.7, b2 0.9, weight decay 0.01, batch 256) with label
-    smoothing 0.1 classified 99.5% of 10,000 held-out training images. Raises ValueError where nothing is left after
-    the poolings, and for sizes below 1.
+    `hidden` are the sizes of the linear layers before the last, which has `classes` outputs; `padding` is "SAME" or
+    "VALID". x arrives flat, [b, h*w*c] for `image_shape` (h, w, c). With "VALID" the defaults are the net of the
+    published recipe that reaches 99% in one epoch; how they are trained best, `docs/choices.md` says. Raises
+    ValueError where nothing is left after the poolings, for sizes below 1, and for another padding.
 
     >>> import jax
     >>> params = cnn().init(jax.random.key(0))
@@ -94,9 +101,13 @@ def cnn(
             f"cnn takes a kernel for each of its filters and positive sizes, not filters={filters}, kernels={kernels}, "
             f"hidden={hidden}, classes={classes}, image_shape={image_shape}"
         )
-    if min(image_shape[:2]) >> len(filters) == 0:
-        raise ValueError(f"{len(filters)} poolings leave nothing of an image of {tuple(image_shape[:2])}")
-    options = (tuple(image_shape), tuple(filters), tuple(kernels), tuple(hidden), classes)
+    if padding not in ("SAME", "VALID"):
+        raise ValueError(f'padding must be "SAME" or "VALID", not {padding!r}')
+    if _pooled(min(image_shape[:2]), kernels, padding) < 1:
+        raise ValueError(
+            f"{len(filters)} convolutions and poolings leave nothing of an image of {tuple(image_shape[:2])}"
+        )
+    options = (tuple(image_shape), tuple(filters), tuple(kernels), tuple(hidden), classes, padding)
     return from_flax(lambda rngs: Cnn(*options, rngs), tuple(image_shape))
 
 

@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_mnist import Dataset, Splits, evaluate, fit
+from jax_mnist.cli.recipes import choose_recipe, fit_options, make_model, make_optimizer
+
+PARAMS = {"w": jnp.array([1.0, -2.0, 3.0])}
+GRADIENTS = {"w": jnp.array([0.5, 0.25, -1.0])}
+
+
+def path(optimizer, steps):
+    params, state, seen = PARAMS, optimizer.init(PARAMS), []
+    for _ in range(steps):
+        updates, state = optimizer.update(GRADIENTS, state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(params["w"])
+    return np.array(seen)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({"optimizer": "sgd"}, optax.sgd(0.1)),
+        ({"optimizer": "momentum", "learning_rate": 0.1}, optax.sgd(0.1, momentum=0.9)),
+        ({"optimizer": "adam", "learning_rate": 0.1}, optax.adam(0.1)),
+        (
+            {"optimizer": "adam", "learning_rate": 0.1, "betas": (0.7, 0.95), "weight_decay": 0.2},
+            optax.adamw(0.1, 0.7, 0.95, weight_decay=0.2),
+        ),
+        ({"schedule": "cosine"}, optax.sgd(optax.cosine_decay_schedule(0.1, 12))),
+        ({"schedule": "one-cycle"}, optax.sgd(optax.cosine_onecycle_schedule(12, 0.1))),
+    ],
+    ids=["sgd", "momentum", "adam", "adamw", "cosine", "one-cycle"],
+)
+def test_the_optimizers_are_optax_own(chosen, expected):
+    recipe = choose_recipe(2, epochs=3, batch_size=256, **chosen)
+    found = path(make_optimizer(recipe, 1000), 12)  # 4 batches, the last one short, in each of 3 epochs
+    np.testing.assert_allclose(found, path(expected, 12), rtol=1e-6)
+
+
+def test_one_cycle_ends_where_the_training_ends():
+    recipe = choose_recipe(2, epochs=3, batch_size=256, schedule="one-cycle")
+    steps = np.abs(np.diff(path(make_optimizer(recipe, 1000), 12)[:, 0]))
+    assert 20 * steps[-1] < steps.max()
+    assert steps.argmax() in (2, 3)  # three tenths of the way
+
+
+def test_the_convolutional_net_brings_its_recipe():
+    ten, two = choose_recipe(10, "cnn"), choose_recipe(2, "cnn", epochs=2)
+    assert (ten.optimizer, ten.schedule, ten.label_smoothing, ten.epochs) == ("adam", "one-cycle", 0.1, 8)
+    assert (two.label_smoothing, two.epochs) == (0.0, 2)
+    assert choose_recipe(10, "cnn", "sgd").learning_rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("weight_decay", -0.1), ("weight_decay", float("nan")), ("betas", (0.9, 1.0)), ("label_smoothing", 1.5)],
+)
+def test_what_cannot_be_trained_is_refused(option, value):
+    with pytest.raises(ValueError, match=option.replace("_", "-")):
+        choose_recipe(10, **{option: value})
+
+
+def test_label_smoothing_is_for_more_than_two_classes():
+    with pytest.raises(ValueError, match="more than two classes"):
+        choose_recipe(2, label_smoothing=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("class_count", [2, 10])
+def test_the_convolutional_net_trains_by_its_recipe(mnist, class_count):
+    train, valid = (part.__class__(part.images, part.labels % class_count) for part in mnist)
+    splits = Splits(
+        Dataset(train.images[:5000], train.labels[:5000]), Dataset(valid.images[:1000], valid.labels[:1000])
+    )
+    recipe = choose_recipe(class_count, "cnn", epochs=2, batch_size=128)
+    options = fit_options(recipe, splits, class_count)
+    model = make_model("cnn", (32,), class_count)
+    state, history = fit(jax.random.key(0), model, splits, **options)
+    assert history.accuracy[-1] > 0.93
+    assert evaluate(model, state.params, splits.valid, options["loss_fn"]).accuracy == pytest.approx(
+        history.accuracy[-1]
+    )
