@@ -40,16 +40,17 @@ class BenchmarkConfig:
 
 
 class Timed(NamedTuple):
-    """One side's figures: seconds of its first run, of each later one and their median, and what it had learnt."""
+    """One side: seconds of its first run, seconds a unit of the later ones and their median, what it had learnt."""
 
     contest: str
     side: str
     unit: str
+    grows_with: str
     first_seconds: float
     seconds: list[float]
     median_seconds: float
     ratio: float
-    """Its median over ours."""
+    """Its median over that of the first side, which is ours."""
     accuracy: float
 
 
@@ -71,7 +72,7 @@ def run(config: BenchmarkConfig) -> int:
         failures += [f"{side.side}: {side.accuracy:.4f}" for side in timed if side.accuracy < contest.least_accuracy]
         sides += timed
     write_json(config.out / "benchmark.json", {"machine": machine, "sides": [side._asdict() for side in sides]})
-    _draw(sides, machine, config.out / "benchmark.png")
+    _draw(sides, machine, config.out)
     for failure in failures:
         console.print(f"has not learnt what it should: {failure}", style="red", highlight=False)
     return EXIT_TARGET_MISSED if failures else EXIT_OK
@@ -81,19 +82,20 @@ def time_in_turns(contest: Contest, repeats: int) -> list[Timed]:
     """Run every side once, then `repeats` times, one after the other, so that all meet the same machine."""
     with contest.around():
         first = [_seconds(side) for side in contest.sides]
-        turns = [[_seconds(side) for side in contest.sides] for _ in range(repeats)]
+        turns = [[_seconds(side) / side.units for side in contest.sides] for _ in range(repeats)]
     return list(_timed(contest, first, [list(seconds) for seconds in zip(*turns, strict=True)]))
 
 
 def _seconds(side: Side) -> float:
-    return timeit.timeit(side.work, number=1) / side.units
+    return timeit.timeit(side.work, number=1)
 
 
 def _timed(contest: Contest, first: list[float], seconds: list[list[float]]) -> Iterator[Timed]:
     ours = statistics.median(seconds[0])
     for side, start, runs in zip(contest.sides, first, seconds, strict=True):
         median = statistics.median(runs)
-        yield Timed(contest.name, side.name, contest.unit, start, runs, median, median / ours, side.accuracy())
+        names = contest.name, side.name, contest.unit, contest.grows_with
+        yield Timed(*names, start, runs, median, median / ours, side.accuracy())
 
 
 def _processor() -> str:
@@ -105,8 +107,8 @@ def _processor() -> str:
 
 
 def _table(contest: Contest, timed: list[Timed]) -> Table:
-    table = Table("", title=contest.name, title_justify="left")
-    for heading in ("first run, s", f"ms per {contest.unit}", "fastest to slowest", "times ours", "accuracy"):
+    table = Table(contest.grows_with, title=contest.name, title_justify="left")
+    for heading in ("first run, s", f"ms per {contest.unit}", "fastest to slowest", "times the first", "accuracy"):
         table.add_column(heading, justify="right")
     for side in timed:
         low, high = min(side.seconds), max(side.seconds)
@@ -119,13 +121,25 @@ def _ms(seconds: float) -> str:
     return f"{1000 * seconds:,.1f}"
 
 
-def _draw(sides: list[Timed], machine: str, path: Path) -> None:
-    groups: dict[str, dict[str, list[float]]] = {}
+def _draw(sides: list[Timed], machine: str, out: Path) -> None:
+    races: dict[str, dict[str, list[float]]] = {}
+    growing: dict[str, dict[float, list[float]]] = {}
     for side in sides:
-        groups.setdefault(side.contest, {})[side.side] = [1000 * seconds for seconds in side.seconds]
-    axes = load_plots().timings(groups)
-    axes[-1].set_xlabel(f"milliseconds, on {machine}", fontsize=7)
-    save_picture(path, axes[0])
+        milliseconds = [1000 * seconds for seconds in side.seconds]
+        if side.grows_with:
+            growing.setdefault(f"{side.grows_with}\n{side.contest}", {})[float(side.side.replace(",", ""))] = (
+                milliseconds
+            )
+        else:
+            races.setdefault(side.contest, {})[side.side] = milliseconds
+    if races:
+        axes = load_plots().timings(races)
+        axes[-1].set_xlabel(f"milliseconds, on {machine}", fontsize=7)
+        save_picture(out / "benchmark.png", axes[0])
+    if growing:
+        axes = load_plots().growth({name: (list(runs), list(runs.values())) for name, runs in growing.items()})
+        axes[0].set_ylabel("milliseconds an epoch")
+        save_picture(out / "growth.png", axes[0])
 
 
 main: Any = script(BenchmarkConfig, run)

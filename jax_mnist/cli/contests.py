@@ -14,10 +14,10 @@ from ..data.batches import epoch_indices
 from ..data.sources import load
 from ..losses import mnist_loss, softmax_cross_entropy
 from ..models.dense import mlp
-from ..training import evaluate, init_state, make_step, train_epoch
+from ..training import evaluate, init_state, make_step
 from ..types import Batch, Splits, TrainState
 from . import torch_side
-from .side_by_side import Task, few_steps
+from .side_by_side import Task, few_steps, scanned
 
 Work = Callable[[], object]
 
@@ -33,24 +33,28 @@ class Side(NamedTuple):
 
 
 class Contest(NamedTuple):
-    """Sides that do the same work, ours first; each must have learnt so much by the end."""
+    """Sides that do the same work, ours first; each must have learnt so much by the end.
+
+    Where `grows_with` names a quantity, the sides are ours at growing values of it, which are their names.
+    """
 
     name: str
     unit: str
     sides: list[Side]
     least_accuracy: float
     around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    grows_with: str = ""
 
 
 def chapter_linear(platform: str, quick: bool) -> Contest:
     """An epoch of the chapter's linear model, not shuffled, as in the chapter."""
-    task = _task(platform, load("mnist_sample"), (784, 1), 1.0, 256, shuffle=False)
+    task = make_task(platform, load("mnist_sample"), (784, 1), 1.0, 256, shuffle=False)
     return _epochs("chapter: linear", task, 0.8 if quick else 0.94)
 
 
 def chapter_net(platform: str, quick: bool) -> Contest:
     """An epoch of the chapter's two-layer net, not shuffled, as in the chapter."""
-    task = _task(platform, load("mnist_sample"), (784, 30, 1), 0.1, 256, shuffle=False)
+    task = make_task(platform, load("mnist_sample"), (784, 30, 1), 0.1, 256, shuffle=False)
     return _epochs("chapter: 784-30-1", task, 0.8 if quick else 0.94)
 
 
@@ -59,13 +63,14 @@ def dense(platform: str, quick: bool) -> Contest:
     train, valid = load("mnist")
     if quick:
         train = jax.tree.map(lambda array: array[:6000], train)
-    task = _task(platform, Splits(train, valid), (784, 1024, 1024, 10), 0.1, 128, shuffle=False)
+    task = make_task(platform, Splits(train, valid), (784, 1024, 1024, 10), 0.1, 128, shuffle=False)
     return _epochs("ten digits: 784-1024-1024-10", task, 0.7 if quick else 0.94, data_loader=False)
 
 
-def _task(
+def make_task(
     platform: str, splits: Splits, sizes: tuple[int, ...], learning_rate: float, batch_size: int, shuffle: bool
 ) -> Task:
+    """SGD on a chain of dense layers of these sizes."""
     loss_fn = mnist_loss if sizes[-1] == 1 else softmax_cross_entropy
     device = torch_side.choose_device(platform) if has_torch() else ""
     return Task(splits, sizes, mlp(sizes), loss_fn, learning_rate, batch_size, 0, device, shuffle)
@@ -77,7 +82,7 @@ def has_torch() -> bool:
 
 
 def _epochs(name: str, task: Task, least_accuracy: float, data_loader: bool = True) -> Contest:
-    sides = [_scanned(task), _step_by_step(task)]
+    sides = [scanned_side(task), _step_by_step(task)]
     around: Callable[[], Any] = contextlib.nullcontext
     if has_torch():
         sides.append(_in_torch("PyTorch, sliced tensors", task, torch_side.epoch_of_slices))
@@ -87,27 +92,16 @@ def _epochs(name: str, task: Task, least_accuracy: float, data_loader: bool = Tr
     return Contest(name, "epoch", sides, least_accuracy, around)
 
 
-def _start(task: Task) -> tuple[optax.GradientTransformation, TrainState]:
-    optimizer = optax.sgd(task.learning_rate)
-    return optimizer, init_state(jax.random.key(task.seed), task.model, optimizer)
-
-
-def _scanned(task: Task) -> Side:
-    optimizer, state = _start(task)
-    options = {"model": task.model, "loss_fn": task.loss_fn, "optimizer": optimizer}
-    options |= {"batch_size": task.batch_size, "shuffle": task.shuffle}
-    train = jax.device_put(task.splits.train)
-
-    def work() -> None:
-        nonlocal state
-        state, _ = jax.block_until_ready(train_epoch(state, train, **options))
-
-    return Side("JAX, train_epoch", work, lambda: _accuracy(task, state))
+def scanned_side(task: Task, name: str = "JAX, train_epoch") -> Side:
+    """`train_epoch`, epoch after epoch."""
+    work, state = scanned(task)
+    return Side(name, work, lambda: _accuracy(task, state()))
 
 
 def _step_by_step(task: Task) -> Side:
     """The usual way in JAX: a compiled step, fed batch by batch from NumPy."""
-    optimizer, state = _start(task)
+    optimizer = optax.sgd(task.learning_rate)
+    state = init_state(jax.random.key(task.seed), task.model, optimizer)
     step = make_step(task.model, task.loss_fn, optimizer)
     images = (task.splits.train.images / np.float32(255)).reshape(len(task.splits.train), -1)
 
@@ -131,7 +125,8 @@ def _accuracy(task: Task, state: TrainState) -> float:
 
 
 def _in_torch(name: str, task: Task, make_epoch: Callable[..., Work]) -> Side:
-    learner = torch_side.make_learner(task.sizes, _start(task)[1].params, task.learning_rate, task.device)
+    params = task.model.init(jax.random.key(task.seed))
+    learner = torch_side.make_learner(task.sizes, params, task.learning_rate, task.device)
     train, valid = (torch_side.tensors_of(part, learner) for part in task.splits)
     work = make_epoch(learner, *train, task.batch_size, task.shuffle)
     return Side(name, work, lambda: torch_side.evaluate(learner, *valid)[1] / len(task.splits.valid))

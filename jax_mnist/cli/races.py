@@ -19,7 +19,7 @@ from ..data.sources import load
 from ..losses import softmax_cross_entropy
 from ..training import evaluate, init_state, train_epoch
 from ..types import Dataset, Model, Splits
-from . import contests, torch_record, torch_side
+from . import contests, growth, torch_record, torch_side
 from .contests import Contest, Side, has_torch
 
 _QUICK = 5120
@@ -30,7 +30,7 @@ def cnn_epoch(platform: str, quick: bool) -> Contest:
     from ..models.nnx import cnn
 
     splits = _digits(_QUICK if quick else None)
-    sides = [_one_epoch("JAX, cnn() in train_epoch", cnn(), splits)]
+    sides = [_one_epoch("JAX, cnn() in train_epoch", cnn(padding="VALID"), splits)]
     return _against_torch("ten digits: the record recipe's net", "epoch", sides, splits, 0.7 if quick else 0.98)
 
 
@@ -40,7 +40,7 @@ def cnn_plain(platform: str, quick: bool) -> Contest:
 
     splits = _digits(2560)
     sides = [
-        _one_epoch("JAX, cnn()", cnn(), splits),
+        _one_epoch("JAX, cnn()", cnn(padding="VALID"), splits),
         _one_epoch("JAX, the same on nnx.Conv and nnx.max_pool", _plain_cnn(), splits),
     ]
     return Contest("ten digits: ten batches of the record recipe's net", "run", sides, 0.3)
@@ -83,7 +83,7 @@ def _digits(count: int | None) -> Splits:
 
 
 def _plain_cnn() -> Model:
-    """`cnn()` as one would write it in Flax, which is `jax.lax`'s convolution and pooling."""
+    """`cnn(padding="VALID")` as one would write it in Flax, on `jax.lax`'s convolution and pooling."""
     from flax import nnx
 
     from ..models.nnx import from_flax
@@ -91,10 +91,10 @@ def _plain_cnn() -> Model:
     def make(rngs: nnx.Rngs) -> nnx.Module:
         pool = functools.partial(nnx.max_pool, window_shape=(2, 2), strides=(2, 2))
         return nnx.Sequential(
-            nnx.Conv(1, 24, (5, 5), rngs=rngs), pool, nnx.relu,
-            nnx.Conv(24, 32, (3, 3), rngs=rngs), pool, nnx.relu,
+            nnx.Conv(1, 24, (5, 5), padding="VALID", rngs=rngs), pool, nnx.relu,
+            nnx.Conv(24, 32, (3, 3), padding="VALID", rngs=rngs), pool, nnx.relu,
             lambda x: x.reshape(len(x), -1),
-            nnx.Linear(7 * 7 * 32, 256, rngs=rngs), nnx.relu, nnx.Linear(256, 10, rngs=rngs),
+            nnx.Linear(5 * 5 * 32, 256, rngs=rngs), nnx.relu, nnx.Linear(256, 10, rngs=rngs),
         )  # fmt: skip
 
     return from_flax(make, input_shape=(28, 28, 1))
@@ -153,5 +153,10 @@ ALL = {
     "cnn_plain": cnn_plain,
     "fastest": fastest,
     "whole_process": whole_process,
+    "many_models": growth.many_models,
+    "grow_batch_sizes": growth.batch_sizes,
+    "grow_widths": growth.widths,
+    "grow_images": growth.images,
+    "grow_seeds": growth.seeds,
 }
 """Every contest by name: platform, quick -> Contest."""

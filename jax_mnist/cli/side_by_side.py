@@ -14,7 +14,7 @@ import optax
 from ..data.batches import epoch_indices
 from ..pytorch import to_state_dict
 from ..training import LossFunction, epochs, init_state, train_epoch
-from ..types import Model, Params, Row, Splits
+from ..types import Model, Params, Row, Splits, TrainState
 from . import torch_side
 from .torch_side import Learner
 
@@ -101,7 +101,7 @@ def time_variants(task: Task, count: int, with_compile: bool) -> list[Timing]:
         (Timing("PyTorch", "DataLoader over list(zip(x, y))"), _theirs(task, torch_side.epoch_of_data_loader)),
         (Timing("PyTorch", "sliced tensors"), _theirs(task, torch_side.epoch_of_slices)),
         (Timing("PyTorch", "sliced tensors, torch.compile"), _theirs(task, torch_side.epoch_of_compiled_slices)),
-        (Timing("JAX", "train_epoch"), _ours(task)),
+        (Timing("JAX", "train_epoch"), scanned(task)[0]),
     ]
     if not with_compile:
         del variants[2]
@@ -127,7 +127,8 @@ def _theirs(task: Task, make_epoch: Callable[..., Epoch]) -> Epoch:
     return make_epoch(learner, *torch_side.tensors_of(task.splits.train, learner), task.batch_size, task.shuffle)
 
 
-def _ours(task: Task) -> Epoch:
+def scanned(task: Task) -> tuple[Epoch, Callable[[], TrainState]]:
+    """Our epoch, to be run again and again, and what the state has become by then."""
     optimizer = optax.sgd(task.learning_rate)
     options = {"model": task.model, "loss_fn": task.loss_fn, "optimizer": optimizer}
     options |= {"batch_size": task.batch_size, "shuffle": task.shuffle}
@@ -138,4 +139,4 @@ def _ours(task: Task) -> Epoch:
         nonlocal state
         state, _ = jax.block_until_ready(train_epoch(state, dataset, **options))
 
-    return epoch
+    return epoch, lambda: state
