@@ -239,24 +239,27 @@ def timings(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> np.ndarray:
     return axes.flat[:]
 
 
-def growth(groups: Mapping[str, tuple[Sequence[float], Sequence[Sequence[float]]]]) -> np.ndarray:
+def growth(groups: Mapping[str, tuple[str, Sequence[float], Sequence[Sequence[float]]]]) -> np.ndarray:
     """How a time grows with a quantity, both on logarithmic axes: the medians as a line, the runs as dots.
 
-    `groups` maps each quantity's name to its values [v] and the times [v] of the runs at each. A dashed line through
-    the last median shows where the times would lie if they grew in proportion. Returns the axes, one a group.
+    `groups` maps a title to the quantity's name, its values [v] and the times of the runs at each. A dashed line
+    through the last median shows where the times would lie if they grew in proportion. Returns the axes, one a group.
 
-    >>> axes = growth({"images": ([1000, 2000], [[1.0, 1.1], [2.0, 2.2]])})
+    >>> axes = growth({"an epoch": ("images", [1000, 2000], [[1.0, 1.1], [2.0, 2.2]])})
     >>> axes[0].get_xlabel(), axes[0].get_xscale(), axes[0].get_yscale()
     ('images', 'log', 'log')
     """
-    size = {"figsize": (3.2 * len(groups), 3), "layout": "constrained"}
-    _, axes = plt.subplots(1, len(groups), squeeze=False, **size)
-    for ax, (name, (values, times)) in zip(axes.flat, groups.items(), strict=True):
+    columns = min(len(groups), 2)
+    rows = -(-len(groups) // columns)
+    _, axes = plt.subplots(rows, columns, squeeze=False, figsize=(4 * columns, 3 * rows), layout="constrained")
+    for ax, (title, (name, values, times)) in zip(axes.flat, groups.items(), strict=False):
         medians = [np.median(runs) for runs in times]
+        every = np.concatenate(times)
         ax.plot(values, medians, color=_RED)
-        ax.plot(
-            np.repeat(values, [len(runs) for runs in times]), np.concatenate(times), ".", color="black", markersize=3
-        )
+        ax.plot(np.repeat(values, [len(runs) for runs in times]), every, ".", color="black", markersize=3)
         ax.plot(values, medians[-1] * np.asarray(values) / values[-1], "--", color="grey", linewidth=0.8)
-        ax.set(xscale="log", yscale="log", xlabel=name)
+        ax.set(xscale="log", yscale="log", xlabel=name, ylim=(every.min() / 1.5, every.max() * 1.5))
+        ax.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
+        ax.minorticks_off()
+        ax.set_title(title, fontsize=9, loc="left")
     return axes.flat[:]

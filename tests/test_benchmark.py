@@ -37,6 +37,21 @@ def test_a_quick_run_writes_figures_and_picture(tmp_path, capsys):
     assert "chapter: linear" in capsys.readouterr().out
 
 
+def test_growth_is_drawn_by_itself(tmp_path):
+    assert main(["--quick", "--only", "grow_images", "--out", str(tmp_path)]) == 0
+    sides = json.loads((tmp_path / "benchmark.json").read_text())["sides"]
+    assert [(side["grows_with"], side["side"]) for side in sides] == [("images", "2,500"), ("images", "5,000")]
+    assert {path.name for path in tmp_path.iterdir()} == {"benchmark.json", "growth.png"}
+
+
+@pytest.mark.slow
+def test_models_are_counted_one_by_one(tmp_path):
+    assert main(["--quick", "--only", "many_models", "--out", str(tmp_path)]) == 0
+    at_once, _, one = json.loads((tmp_path / "benchmark.json").read_text())["sides"]
+    assert (at_once["unit"], one["side"]) == ("model", "JAX, fit, one by one")
+    assert at_once["accuracy"] == pytest.approx(one["accuracy"], abs=0.01)
+
+
 def test_an_unknown_contest_lists_the_known(tmp_path, capsys):
     assert main(["--only", "chess", "--out", str(tmp_path)]) == 2
     assert "chapter_linear, chapter_net, dense" in capsys.readouterr().err

@@ -173,6 +173,13 @@ def test_compare_torch_keeps_its_promises(tmp_path, capsys, model):
     assert {"DataLoader", "train_epoch"} <= set(printed.split())
 
 
+@pytest.mark.slow
+def test_compare_torch_keeps_them_for_convolutions(tmp_path, capsys):
+    options = ["--model", "cnn", "--epochs", "1", "--timed-epochs", "0", "--platform", "cpu"]
+    assert main([*options, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("yes float") == 3
+
+
 def test_what_does_not_compile_is_said_and_what_parts_is_an_error(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda _: 1 / 0)
     monkeypatch.setattr("jax_mnist.cli.compare_torch.FLOAT32_TOLERANCE", 0.0)

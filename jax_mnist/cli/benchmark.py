@@ -123,13 +123,13 @@ def _ms(seconds: float) -> str:
 
 def _draw(sides: list[Timed], machine: str, out: Path) -> None:
     races: dict[str, dict[str, list[float]]] = {}
-    growing: dict[str, dict[float, list[float]]] = {}
+    growing: dict[str, tuple[str, list[int], list[list[float]]]] = {}
     for side in sides:
         milliseconds = [1000 * seconds for seconds in side.seconds]
         if side.grows_with:
-            growing.setdefault(f"{side.grows_with}\n{side.contest}", {})[float(side.side.replace(",", ""))] = (
-                milliseconds
-            )
+            _, values, times = growing.setdefault(side.contest, (side.grows_with, [], []))
+            values.append(int(side.side.replace(",", "")))
+            times.append(milliseconds)
         else:
             races.setdefault(side.contest, {})[side.side] = milliseconds
     if races:
@@ -137,7 +137,7 @@ def _draw(sides: list[Timed], machine: str, out: Path) -> None:
         axes[-1].set_xlabel(f"milliseconds, on {machine}", fontsize=7)
         save_picture(out / "benchmark.png", axes[0])
     if growing:
-        axes = load_plots().growth({name: (list(runs), list(runs.values())) for name, runs in growing.items()})
+        axes = load_plots().growth(growing)
         axes[0].set_ylabel("milliseconds an epoch")
         save_picture(out / "growth.png", axes[0])
 

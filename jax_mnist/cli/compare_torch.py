@@ -32,9 +32,9 @@ class CompareTorchConfig:
 
     dataset: Literal["mnist_sample", "mnist"] = "mnist_sample"
     """mnist_sample (3 or 7) with the chapter's loss, mnist (ten digits) with softmax cross entropy."""
-    model: Literal["mlp", "linear"] = "mlp"
-    """The chapter's two-layer net, or one linear layer."""
-    epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of train)")] = None
+    model: Literal["mlp", "linear", "cnn"] = "mlp"
+    """The chapter's two-layer net, one linear layer, or cnn(), trained by SGD here."""
+    epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of train; cnn 2)")] = None
     """How often every training image is seen."""
     seed: int = 0
     """Draws the parameters and the order of the images, for both."""
@@ -73,10 +73,10 @@ def run(config: CompareTorchConfig) -> int:
 
 def _task(config: CompareTorchConfig, torch_device: str) -> tuple[Task, int]:
     count = len(class_names(config.dataset))
-    recipe = choose_recipe(count, config.model, epochs=config.epochs)
+    epochs = 2 if config.model == "cnn" and config.epochs is None else config.epochs
+    recipe = choose_recipe(count, config.model, "sgd", epochs=epochs, label_smoothing=0.0)
     task = Task(
         splits=load(config.dataset),
-        sizes=(784, *recipe.hidden, 1 if count == 2 else count),
         model=make_model(config.model, recipe.hidden, count),
         loss_fn=make_loss(count),
         learning_rate=recipe.learning_rate,

@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from ..data.batches import epoch_indices
 from ..data.sources import load
 from ..losses import mnist_loss, softmax_cross_entropy
 from ..models.dense import mlp
-from ..training import evaluate, init_state, make_step
+from ..training import evaluate, make_step
 from ..types import Batch, Splits, TrainState
 from . import torch_side
-from .side_by_side import Task, few_steps, scanned
+from .side_by_side import Epoch, Task, few_steps, in_torch, scanned, start
 
 Work = Callable[[], object]
 
@@ -73,7 +72,7 @@ def make_task(
     """SGD on a chain of dense layers of these sizes."""
     loss_fn = mnist_loss if sizes[-1] == 1 else softmax_cross_entropy
     device = torch_side.choose_device(platform) if has_torch() else ""
-    return Task(splits, sizes, mlp(sizes), loss_fn, learning_rate, batch_size, 0, device, shuffle)
+    return Task(splits, mlp(sizes), loss_fn, learning_rate, batch_size, 0, device, shuffle)
 
 
 def has_torch() -> bool:
@@ -100,8 +99,7 @@ def scanned_side(task: Task, name: str = "JAX, train_epoch") -> Side:
 
 def _step_by_step(task: Task) -> Side:
     """The usual way in JAX: a compiled step, fed batch by batch from NumPy."""
-    optimizer = optax.sgd(task.learning_rate)
-    state = init_state(jax.random.key(task.seed), task.model, optimizer)
+    optimizer, state = start(task)
     step = make_step(task.model, task.loss_fn, optimizer)
     images = (task.splits.train.images / np.float32(255)).reshape(len(task.splits.train), -1)
 
@@ -124,9 +122,7 @@ def _accuracy(task: Task, state: TrainState) -> float:
     return float(evaluate(task.model, state.params, task.splits.valid, task.loss_fn).accuracy)
 
 
-def _in_torch(name: str, task: Task, make_epoch: Callable[..., Work]) -> Side:
-    params = task.model.init(jax.random.key(task.seed))
-    learner = torch_side.make_learner(task.sizes, params, task.learning_rate, task.device)
-    train, valid = (torch_side.tensors_of(part, learner) for part in task.splits)
-    work = make_epoch(learner, *train, task.batch_size, task.shuffle)
+def _in_torch(name: str, task: Task, make_epoch: Callable[..., Epoch]) -> Side:
+    work, learner = in_torch(task, make_epoch)
+    valid = torch_side.tensors_of(task.splits.valid, learner)
     return Side(name, work, lambda: torch_side.evaluate(learner, *valid)[1] / len(task.splits.valid))

@@ -20,10 +20,9 @@ from .torch_side import Learner
 
 
 class Task(NamedTuple):
-    """What both train, on which data and where; the sizes are those of the model's layers."""
+    """What both train, on which data and where."""
 
     splits: Splits
-    sizes: tuple[int, ...]
     model: Model
     loss_fn: LossFunction
     learning_rate: float
@@ -55,13 +54,12 @@ class Timing(NamedTuple):
 
 def compare(task: Task, count: int) -> Iterator[Compared]:
     """Train both for `count` epochs in the default float, from the same weights over the same batches."""
-    optimizer = optax.sgd(task.learning_rate)
-    start = init_state(jax.random.key(task.seed), task.model, optimizer)
-    learner = _learner(task, start.params)
+    optimizer, first = start(task)
+    learner = _learner(task, first.params)
     train, valid = (torch_side.tensors_of(dataset, learner) for dataset in task.splits)
     options = {"count": count, "loss_fn": task.loss_fn, "optimizer": optimizer, "batch_size": task.batch_size}
-    for state, ours in epochs(jax.random.key(task.seed), task.model, task.splits, **options, state=start):
-        order = _order(start.key, ours.epoch - 1, len(task.splits.train), task.batch_size)
+    for state, ours in epochs(jax.random.key(task.seed), task.model, task.splits, **options, state=first):
+        order = _order(first.key, ours.epoch - 1, len(task.splits.train), task.batch_size)
         began = time.perf_counter()
         train_loss = torch_side.train_epoch(learner, *train, order, task.batch_size)
         trained = time.perf_counter()
@@ -72,8 +70,14 @@ def compare(task: Task, count: int) -> Iterator[Compared]:
         yield Compared(theirs, ours, correct, round(ours.accuracy * images), _difference(learner, state.params))
 
 
+def start(task: Task) -> tuple[optax.GradientTransformation, TrainState]:
+    """Plain SGD, and the state before the first epoch."""
+    optimizer = optax.sgd(task.learning_rate)
+    return optimizer, init_state(jax.random.key(task.seed), task.model, optimizer)
+
+
 def _learner(task: Task, params: Params) -> Learner:
-    return torch_side.make_learner(task.sizes, params, task.learning_rate, task.device)
+    return torch_side.make_learner(params, task.learning_rate, task.device)
 
 
 def _order(key: Any, epoch: int, count: int, batch_size: int) -> np.ndarray:
@@ -82,8 +86,8 @@ def _order(key: Any, epoch: int, count: int, batch_size: int) -> np.ndarray:
 
 
 def _difference(learner: Learner, params: Params) -> float:
-    theirs = learner.module.state_dict()
-    return max(float(np.abs(theirs[n].cpu().numpy() - ours).max()) for n, ours in to_state_dict(params).items())
+    pairs = zip(learner.module.state_dict().values(), to_state_dict(params).values(), strict=True)
+    return max(float(np.abs(theirs.cpu().numpy() - ours).max()) for theirs, ours in pairs)
 
 
 Epoch = Callable[[], None]
@@ -92,15 +96,15 @@ Epoch = Callable[[], None]
 def few_steps(task: Task) -> Epoch:
     """Ten of PyTorch's steps, to try its number of threads with."""
     first = jax.tree.map(lambda array: array[: 10 * task.batch_size], task.splits.train)
-    return _theirs(task._replace(splits=task.splits._replace(train=first)), torch_side.epoch_of_slices)
+    return in_torch(task._replace(splits=task.splits._replace(train=first)), torch_side.epoch_of_slices)[0]
 
 
 def time_variants(task: Task, count: int, with_compile: bool) -> list[Timing]:
     """Milliseconds per epoch of every variant: a first epoch of each, then `count`, the variants taking turns."""
     variants = [
-        (Timing("PyTorch", "DataLoader over list(zip(x, y))"), _theirs(task, torch_side.epoch_of_data_loader)),
-        (Timing("PyTorch", "sliced tensors"), _theirs(task, torch_side.epoch_of_slices)),
-        (Timing("PyTorch", "sliced tensors, torch.compile"), _theirs(task, torch_side.epoch_of_compiled_slices)),
+        (Timing("PyTorch", "DataLoader over list(zip(x, y))"), in_torch(task, torch_side.epoch_of_data_loader)[0]),
+        (Timing("PyTorch", "sliced tensors"), in_torch(task, torch_side.epoch_of_slices)[0]),
+        (Timing("PyTorch", "sliced tensors, torch.compile"), in_torch(task, torch_side.epoch_of_compiled_slices)[0]),
         (Timing("JAX", "train_epoch"), scanned(task)[0]),
     ]
     if not with_compile:
@@ -122,17 +126,18 @@ def _seconds(epoch: Epoch) -> float:
     return timeit.timeit(epoch, number=1)
 
 
-def _theirs(task: Task, make_epoch: Callable[..., Epoch]) -> Epoch:
-    learner = _learner(task, task.model.init(jax.random.key(task.seed)))
-    return make_epoch(learner, *torch_side.tensors_of(task.splits.train, learner), task.batch_size, task.shuffle)
+def in_torch(task: Task, make_epoch: Callable[..., Epoch]) -> tuple[Epoch, Learner]:
+    """An epoch of one of PyTorch's variants, to be run again and again, and the learner that it trains."""
+    learner = _learner(task, start(task)[1].params)
+    x, y = torch_side.tensors_of(task.splits.train, learner)
+    return make_epoch(learner, x, y, task.batch_size, task.shuffle), learner
 
 
 def scanned(task: Task) -> tuple[Epoch, Callable[[], TrainState]]:
     """Our epoch, to be run again and again, and what the state has become by then."""
-    optimizer = optax.sgd(task.learning_rate)
+    optimizer, state = start(task)
     options = {"model": task.model, "loss_fn": task.loss_fn, "optimizer": optimizer}
     options |= {"batch_size": task.batch_size, "shuffle": task.shuffle}
-    state = init_state(jax.random.key(task.seed), task.model, optimizer)
     dataset = jax.device_put(task.splits.train)
 
     def epoch() -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import importlib
-import itertools
 import timeit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -59,16 +58,28 @@ def describe(device: str) -> str:
     return f"torch {torch.__version__} on {torch.cuda.get_device_name()}; both in full float32, without TF32"
 
 
-def make_learner(sizes: Sequence[int], params: Params, learning_rate: float, device: str) -> Learner:
-    """`nn.Sequential` of linear layers with ReLUs between, in the dtype and with the values of our parameters."""
+def make_learner(params: Params, learning_rate: float, device: str) -> Learner:
+    """SGD on the same chain of layers, in the dtype and with the values of our parameters."""
     torch = import_torch()
-    layers = [layer for i, o in itertools.pairwise(sizes) for layer in (torch.nn.Linear(i, o), torch.nn.ReLU())]
-    tensors = {name: torch.from_numpy(array) for name, array in to_state_dict(params).items()}
-    module = torch.nn.Sequential(*layers[:-1]).to(tensors["0.weight"].dtype)
-    module.load_state_dict(tensors)
+    arrays = [torch.from_numpy(array) for array in to_state_dict(params).values()]
+    module = torch.nn.Sequential(*_layers([array for array in arrays if array.ndim > 1])).to(arrays[0].dtype)
+    module.load_state_dict(dict(zip(module.state_dict(), arrays, strict=True)))
     module.to(device)
-    loss = _mnist_loss if sizes[-1] == 1 else _cross_entropy
+    loss = _mnist_loss if len(arrays[-1]) == 1 else _cross_entropy
     return Learner(module, torch.optim.SGD(module.parameters(), lr=learning_rate), loss)
+
+
+def _layers(weights: Sequence[Any]) -> list[Any]:
+    """Convolutions, each with a pooling and a ReLU, then linear layers with ReLUs between; `cnn()` or `mlp`."""
+    nn = import_torch().nn
+    kernels = [weight for weight in weights if weight.ndim == 4]
+    layers = [nn.Unflatten(1, (1, 28, 28))] if kernels else []
+    for o, i, height, width in (kernel.shape for kernel in kernels):
+        layers += [nn.Conv2d(i, o, (height, width), padding="same"), nn.MaxPool2d(2), nn.ReLU()]
+    layers += [nn.Flatten()] if kernels else []
+    for o, i in (weight.shape for weight in weights[len(kernels) :]):
+        layers += [nn.Linear(i, o), nn.ReLU()]
+    return layers[:-1]
 
 
 def _mnist_loss(module: Any, x: Any, y: Any) -> Any:
