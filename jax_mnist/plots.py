@@ -229,17 +229,19 @@ def timings(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> np.ndarray:
     )  # fmt: skip
     for ax, (title, ways) in zip(axes.flat, groups.items(), strict=True):
         for place, times in enumerate(ways.values()):
-            ax.barh(place, np.median(times), color=_RED if place == 0 else _BLUE, alpha=0.6)
+            median = float(np.median(times))
+            ax.barh(place, median, color=_RED if place == 0 else _BLUE, alpha=0.6)
             ax.plot(times, [place] * len(times), ".", color="black", markersize=3)
-            ax.annotate(f" {np.median(times):,.3g}", (max(times), place), va="center", fontsize=8)
+            text = f" {median:,.0f}" if median >= 100 else f" {median:.3g}"
+            ax.annotate(text, (max(times), place), va="center", fontsize=8)
         ax.set_yticks(range(len(ways)), list(ways), fontsize=8)
         ax.invert_yaxis()
-        ax.margins(x=0.1)
+        ax.margins(x=0.15)
         ax.set_title(title, fontsize=9, loc="left")
     return axes.flat[:]
 
 
-def growth(groups: Mapping[str, tuple[str, Sequence[float], Sequence[Sequence[float]]]]) -> np.ndarray:
+def growth(groups: Mapping[str, tuple[str, Sequence[int], Sequence[Sequence[float]]]]) -> np.ndarray:
     """How a time grows with a quantity, both on logarithmic axes: the medians as a line, the runs as dots.
 
     `groups` maps a title to the quantity's name, its values [v] and the times of the runs at each. A dashed line

@@ -138,7 +138,7 @@ def _draw(sides: list[Timed], machine: str, out: Path) -> None:
         save_picture(out / "benchmark.png", axes[0])
     if growing:
         axes = load_plots().growth(growing)
-        axes[0].set_ylabel("milliseconds an epoch")
+        axes[0].figure.supylabel("milliseconds an epoch")
         save_picture(out / "growth.png", axes[0])
 
 
