@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer, Num, PRNGKeyArray
 
+from ..sharding import ShardedDataset, take_sharded
 from ..types import ArrayLike, Batch, Dataset
 
 
@@ -67,14 +68,18 @@ def epoch_indices(
     return indices, (jnp.arange(steps * batch_size) < count).reshape(shape)
 
 
-def take_batch(dataset: Dataset, indices: Int[ArrayLike, " b"], mask: Bool[ArrayLike, " b"]) -> Batch:
+def take_batch(dataset: Dataset | ShardedDataset, indices: Int[ArrayLike, " b"], mask: Bool[ArrayLike, " b"]) -> Batch:
     """The batch of the images at the given places, those without mask included.
+
+    From a dataset that is split over devices comes a batch that is, padded to divide evenly.
 
     >>> import numpy as np
     >>> dataset = Dataset(np.zeros((5, 28, 28), np.uint8), np.arange(5, dtype=np.int32))
     >>> take_batch(dataset, jnp.array([4, 2]), jnp.array([True, True])).y
     Array([4, 2], dtype=int32)
     """
+    if isinstance(dataset, ShardedDataset):
+        return make_batch(*take_sharded(dataset, indices, mask))
     return make_batch(jnp.asarray(dataset.images)[indices], jnp.asarray(dataset.labels)[indices], mask)
 
 
