@@ -75,7 +75,7 @@ def save_checkpoint(
     >>> jax.random.key_data(checkpoint.state["key"]), checkpoint.rows[0].accuracy, checkpoint.settings
     (Array([0, 3], dtype=uint32), 0.9, {'seed': 3})
     """
-    notes = {"rows": list(rows), "settings": settings or {}, "versions": _versions(), "keys": _key_kinds(state)}
+    notes = {"rows": list(rows), "settings": settings or {}, "versions": library_versions(), "keys": _key_kinds(state)}
     metadata = {name: json.dumps(value) for name, value in notes.items()}
     data = safetensors.numpy.save(_tensors(state), metadata | {"format": FORMAT, "sha256": _NO_CHECKSUM})
     place = _checksum_place(data)
@@ -124,7 +124,8 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [f"{name} {found.get(name)}, not {wanted.get(name)}" for name in names]
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that a run's bits depend on."""
     return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
 
 
