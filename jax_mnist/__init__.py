@@ -10,14 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import losses, metrics
+from .averaging import averaged_params, with_average
 from .baseline import class_means, l1_distance, l2_distance, nearest_mean
-from .checkpoints import load_params, save_params
+from .checkpoints import Checkpoint, load_checkpoint, load_params, save_checkpoint, save_params
+from .data.augment import random_rotation, random_shift
 from .data.batches import batches, epoch_indices, make_batch, take_batch, to_float
 from .data.sources import class_names, hold_out, load
 from .from_scratch import gradient, init_params, linear_layer, loss, predict, step, update
 from .losses import binary_cross_entropy, l1, mnist_loss, mse, softmax_cross_entropy
 from .metrics import accuracy, class_probabilities, correct, predicted_labels
 from .models.dense import linear, mlp
+from .models.precision import mixed_precision
 from .pytorch import from_state_dict, to_state_dict
 from .sweeps import fit_many, spread, vote
 from .training import epochs, evaluate, fit, init_state, make_step, train_epoch
@@ -45,6 +48,7 @@ _ON_FIRST_USE = {
 
 __all__ = [
     "Batch",
+    "Checkpoint",
     "Conv",
     "Dataset",
     "History",
@@ -55,6 +59,7 @@ __all__ = [
     "Splits",
     "TrainState",
     "accuracy",
+    "averaged_params",
     "batches",
     "binary_cross_entropy",
     "class_means",
@@ -81,6 +86,7 @@ __all__ = [
     "linear",
     "linear_layer",
     "load",
+    "load_checkpoint",
     "load_params",
     "loss",
     "losses",
@@ -88,6 +94,7 @@ __all__ = [
     "make_step",
     "max_pool",
     "metrics",
+    "mixed_precision",
     "mlp",
     "mnist_loss",
     "mse",
@@ -95,7 +102,10 @@ __all__ = [
     "plots",
     "predict",
     "predicted_labels",
+    "random_rotation",
+    "random_shift",
     "read_photo",
+    "save_checkpoint",
     "save_params",
     "softmax_cross_entropy",
     "spread",
@@ -106,6 +116,7 @@ __all__ = [
     "train_epoch",
     "update",
     "vote",
+    "with_average",
 ]
 
 

@@ -11,9 +11,10 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Real, Shaped
 from scipy.special import stdtrit
 
+from .averaging import averaged_params
 from .data.batches import epoch_indices, take_batch
 from .metrics import class_probabilities
-from .training import EVALUATION_BATCH, LossFunction, check_fit, evaluate_epoch, init_state, train_epoch
+from .training import EVALUATION_BATCH, Augment, LossFunction, check_fit, evaluate_epoch, init_state, train_epoch
 from .types import ArrayLike, Dataset, History, Metrics, Model, Params, Splits, TrainState
 
 Optimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
@@ -41,6 +42,7 @@ def fit_many(
     optimizer: Optimizer,
     batch_size: int = 256,
     shuffle: bool = True,
+    augment: Augment | None = None,
     learning_rates: Real[ArrayLike, " k"] | Sequence[float] | None = None,
     same_order: bool = False,
     chunk: int | None = None,
@@ -73,7 +75,7 @@ def fit_many(
         check_fit(model, params, part, loss_fn, batch_size)
     options = {"model": model, "loss_fn": loss_fn}
     order = {"optimizer": optimizer, "same_order": same_order}
-    train_options = options | order | {"batch_size": batch_size, "shuffle": shuffle}
+    train_options = options | order | {"batch_size": batch_size, "shuffle": shuffle, "augment": augment}
     splits = jax.device_put(splits)
     states, histories = [], []
     for places in _chunks(len(members.keys), (32 if same_order else 4) if chunk is None else chunk):
@@ -132,7 +134,7 @@ def init_many(
     return states
 
 
-@jax.jit(static_argnames=("model", "loss_fn", "optimizer", "batch_size", "shuffle", "same_order"))
+@jax.jit(static_argnames=("model", "loss_fn", "optimizer", "batch_size", "shuffle", "augment", "same_order"))
 def train_many(
     states: TrainState, rates: Any, dataset: Dataset, *, optimizer: Optimizer, same_order: bool, **options: Any
 ) -> tuple[TrainState, Float[Array, " k"]]:
@@ -160,13 +162,13 @@ def _fit_chunk(
 ) -> tuple[TrainState, History]:
     size = len(states.epoch)
     train_many.lower(states, rates, splits.train, **train_options).compile()
-    evaluate_many.lower(states.params, splits.valid, **options).compile()
+    evaluate_many.lower(averaged_params(states), splits.valid, **options).compile()
     columns = [np.empty((size, epochs), int), *np.empty((5, size, epochs))]
     for epoch in range(epochs):
         start = time.perf_counter()
         states, losses = jax.block_until_ready(train_many(states, rates, splits.train, **train_options))
         trained = time.perf_counter()
-        metrics = jax.device_get(evaluate_many(states.params, splits.valid, **options))
+        metrics = jax.device_get(evaluate_many(averaged_params(states), splits.valid, **options))
         shares = (trained - start) / size, (time.perf_counter() - trained) / size
         row = (states.epoch, losses, metrics.loss, metrics.accuracy, *shares)
         for column, values in zip(columns, row, strict=True):

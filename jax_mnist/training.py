@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .averaging import averaged_params
 from .data.batches import epoch_indices, take_batch
 from .metrics import correct
 from .types import Batch, Dataset, History, Metrics, Model, Params, Row, Splits, TrainState
@@ -17,7 +18,12 @@ from .types import Batch, Dataset, History, Metrics, Model, Params, Row, Splits,
 LossFunction = Callable[[Any, Any], Any]
 """scores [b, c], labels [b] -> one loss per example [b]."""
 
+Augment = Callable[[Any, Any], Any]
+"""key, x [b, i] -> x [b, i]: the images of a batch, changed at random."""
+
 EVALUATION_BATCH = 1024
+
+_NO_EPOCH = np.uint32(2**32 - 1)  # folded into a key like an epoch, where another stream than the order's is wanted
 
 
 def init_state(key: PRNGKeyArray, model: Model, optimizer: optax.GradientTransformation) -> TrainState:
@@ -61,7 +67,7 @@ def make_step(
     return step
 
 
-@jax.jit(static_argnames=("model", "loss_fn", "optimizer", "batch_size", "shuffle"))
+@jax.jit(static_argnames=("model", "loss_fn", "optimizer", "batch_size", "shuffle", "augment"))
 def train_epoch(
     state: TrainState,
     dataset: Dataset,
@@ -71,11 +77,13 @@ def train_epoch(
     optimizer: optax.GradientTransformation,
     batch_size: int = 256,
     shuffle: bool = True,
+    augment: Augment | None = None,
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One epoch as one compiled program: a `lax.scan` of the step over all batches.
 
-    `dataset` holds uint8 pixels, which become float batch by batch inside the program. Returns the new state and
-    the mean loss over all images, each seen before its batch's step.
+    `dataset` holds uint8 pixels, which become float batch by batch inside the program. `augment(key, x [b, h*w])`
+    changes each batch at random, as `random_shift` does; its key is a function of the state's key, the epoch and the
+    step. Returns the new state and the mean loss over all images, each seen before its batch's step.
 
     >>> from jax_mnist import linear, load, mnist_loss
     >>> optimizer = optax.sgd(1.0)
@@ -87,13 +95,33 @@ def train_epoch(
     """
     step = make_step(model, loss_fn, optimizer)
 
-    def one_batch(state: TrainState, places: tuple[Array, Array]) -> tuple[TrainState, Float[Array, ""]]:
-        state, loss = step(state, take_batch(dataset, *places))
-        return state, loss * jnp.sum(places[1]).astype(loss.dtype)
+    def one_batch(state: TrainState, places: Places) -> tuple[TrainState, Float[Array, ""]]:
+        state, loss = step(state, augmented_batch(dataset, places, augment))
+        return state, loss * jnp.sum(places.mask).astype(loss.dtype)
 
-    places = epoch_indices(state.key, state.epoch, len(dataset), batch_size, shuffle)
-    state, losses = jax.lax.scan(one_batch, state, places)
+    state, losses = jax.lax.scan(one_batch, state, epoch_places(state, len(dataset), batch_size, shuffle))
     return state._replace(epoch=state.epoch + 1), jnp.sum(losses) / len(dataset)
+
+
+class Places(NamedTuple):
+    """Which images a batch takes, int32 [b], which of them count, bool [b], and its key for whatever is random."""
+
+    indices: Any
+    mask: Any
+    key: Any
+
+
+def epoch_places(state: TrainState, count: int, batch_size: int, shuffle: bool) -> Places:
+    """The places of the next epoch's batches, stacked [steps, ...]: a function of the state's key and epoch alone."""
+    indices, mask = epoch_indices(state.key, state.epoch, count, batch_size, shuffle)
+    keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, _NO_EPOCH), state.epoch), len(indices))
+    return Places(indices, mask, keys)
+
+
+def augmented_batch(dataset: Dataset, places: Places, augment: Augment | None) -> Batch:
+    """The batch at these places, changed at random where `augment` is given."""
+    batch = take_batch(dataset, places.indices, places.mask)
+    return batch if augment is None else batch._replace(x=augment(places.key, batch.x))
 
 
 def evaluate(
@@ -172,12 +200,14 @@ def epochs(
     optimizer: optax.GradientTransformation,
     batch_size: int = 256,
     shuffle: bool = True,
+    augment: Augment | None = None,
     state: TrainState | None = None,
 ) -> Iterator[tuple[TrainState, Row]]:
     """Train, one epoch at a time: yields (TrainState, Row) after each, so that a plain `for` sees and stops it.
 
     `count` is the number of epochs in all: with a `state` to go on from, those it has behind it are counted in,
-    and `key` is not used. The same key gives the same bits on the same machine. Compilation happens before the
+    and `key` is not used. `augment` is that of `train_epoch`. Where the optimizer is `with_average`, the row is that of
+    the averaged parameters. The same key gives the same bits on the same machine. Compilation happens before the
     first epoch and is in no row's seconds. Raises ValueError where model, data and loss do not fit together.
 
     >>> from jax_mnist import linear, load, mnist_loss
@@ -193,7 +223,8 @@ def epochs(
     for part in splits:
         check_fit(model, state.params, part, loss_fn, batch_size)
     options = {"model": model, "loss_fn": loss_fn}
-    train_options = {**options, "optimizer": optimizer, "batch_size": batch_size, "shuffle": shuffle}
+    how = {"optimizer": optimizer, "batch_size": batch_size, "shuffle": shuffle, "augment": augment}
+    train_options = options | how
     return _epochs(state, jax.device_put(splits), count, train_options, options)
 
 
@@ -201,12 +232,12 @@ def _epochs(
     state: TrainState, splits: Splits, count: int, train_options: dict[str, Any], options: dict[str, Any]
 ) -> Iterator[tuple[TrainState, Row]]:
     train_epoch.lower(state, splits.train, **train_options).compile()
-    evaluate_epoch.lower(state.params, splits.valid, **options).compile()
+    evaluate_epoch.lower(averaged_params(state), splits.valid, **options).compile()
     while state.epoch < count:
         start = time.perf_counter()
         state, loss = jax.block_until_ready(train_epoch(state, splits.train, **train_options))
         trained = time.perf_counter()
-        metrics = jax.device_get(evaluate_epoch(state.params, splits.valid, **options))
+        metrics = jax.device_get(evaluate_epoch(averaged_params(state), splits.valid, **options))
         evaluated = time.perf_counter()
         losses = (float(loss), float(metrics.loss), float(metrics.accuracy))
         yield state, Row(int(state.epoch), *losses, trained - start, evaluated - trained)
@@ -225,6 +256,7 @@ def fit(
     optimizer: optax.GradientTransformation,
     batch_size: int = 256,
     shuffle: bool = True,
+    augment: Augment | None = None,
     state: TrainState | None = None,
 ) -> tuple[TrainState, History]:
     """Train to the end: the chapter's `Learner.fit`.
@@ -249,6 +281,7 @@ def fit(
         optimizer=optimizer,
         batch_size=batch_size,
         shuffle=shuffle,
+        augment=augment,
         state=state,
     )
     rows = []

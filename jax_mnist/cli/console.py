@@ -1,6 +1,7 @@
 """What the commands share: the device they run on, and how they end."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -45,6 +46,18 @@ def use_platform(platform: Platform) -> Any:
     if jax.default_backend() != device.platform:
         raise ValueError(f"--platform {platform}: JAX uses {jax.default_backend()} here, see JAX_PLATFORMS")
     return device
+
+
+def use_one_thread() -> None:
+    """Let XLA compute on one thread of the CPU, so that the order of its sums is the same on any number of cores.
+
+    It must come before any other use of JAX. Raises ValueError where it comes too late.
+    """
+    try:
+        jax.config.update("jax_num_cpu_devices", jax.config.jax_num_cpu_devices)
+    except RuntimeError as error:
+        raise ValueError("--deterministic must come before JAX is used in this process") from error
+    os.environ["NPROC"] = "1"  # XLA's own; --xla_cpu_multi_thread_eigen=false leaves the threads as they are
 
 
 def describe(device: Any) -> str:

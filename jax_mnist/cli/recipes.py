@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import optax
 
-from .. import class_names, hold_out, linear, load, mlp
+from .. import class_names, hold_out, linear, load, mixed_precision, mlp, random_rotation, random_shift, with_average
 from ..losses import mnist_loss, softmax_cross_entropy
-from ..training import LossFunction
+from ..training import Augment, LossFunction
 from ..types import Model, Splits
 
 DenseName = Literal["linear", "mlp", "flax_mlp"]
@@ -42,6 +42,11 @@ class Recipe(NamedTuple):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    ema: float | None = None
+    shift: int = 0
+    rotation: float = 0.0
+    bfloat16: bool = False
 
 
 # Two classes: the chapter's numbers. More: chosen on held-out training images, see docs/choices.md.
@@ -91,14 +96,27 @@ def _check(recipe: Recipe, class_count: int) -> None:
     for name, values in {"betas": recipe.betas, "label_smoothing": [recipe.label_smoothing]}.items():
         if not all(0 <= value < 1 for value in values):
             raise ValueError(f"--{name.replace('_', '-')} must be in [0, 1), not {getattr(recipe, name)}")
+    if recipe.clip_norm is not None and not (math.isfinite(recipe.clip_norm) and recipe.clip_norm > 0):
+        raise ValueError(f"--clip-norm must be a positive number, not {recipe.clip_norm}")
+    if recipe.ema is not None and not 0 < recipe.ema < 1:
+        raise ValueError(f"--ema must be in (0, 1), such as 0.999, not {recipe.ema}")
+    if not 0 <= recipe.shift < 28:
+        raise ValueError(f"--shift must be in 0..27 pixels, not {recipe.shift}")
+    if not 0 <= recipe.rotation <= 180:
+        raise ValueError(f"--rotation must be in [0, 180] degrees, not {recipe.rotation}")
     if recipe.model == "linear" and recipe.hidden:
         raise ValueError(f"--hidden {recipe.hidden}: a linear model has no hidden layers; choose mlp or flax_mlp")
     if class_count == 2 and recipe.label_smoothing:
         raise ValueError("--label-smoothing is for more than two classes: it belongs to softmax cross entropy")
 
 
-def make_model(name: ModelName, hidden: tuple[int, ...], class_count: int) -> Model:
-    """The model of that name, with one column of scores for two classes."""
+def make_model(name: ModelName, hidden: tuple[int, ...], class_count: int, bfloat16: bool = False) -> Model:
+    """The model of that name, with one column of scores for two classes; with `bfloat16` it computes in that."""
+    model = _make_model(name, hidden, class_count)
+    return mixed_precision(model) if bfloat16 else model
+
+
+def _make_model(name: ModelName, hidden: tuple[int, ...], class_count: int) -> Model:
     columns = 1 if class_count == 2 else class_count
     sizes = (784, *hidden, columns)
     if name in ("flax_mlp", "cnn"):
@@ -124,7 +142,21 @@ def fit_options(recipe: Recipe, splits: Splits, class_count: int) -> dict[str, A
         "loss_fn": make_loss(class_count, recipe.label_smoothing),
         "optimizer": make_optimizer(recipe, len(splits.train)),
         "batch_size": recipe.batch_size,
+        "augment": make_augment(recipe.shift, recipe.rotation),
     }
+
+
+def make_augment(shift: int, rotation: float) -> Augment | None:
+    """Random shifts by so many pixels at most and rotations by so many degrees at most, or None for neither."""
+    if not shift and not rotation:
+        return None
+
+    def augment(key: Any, x: Any) -> Any:
+        shift_key, rotation_key = jax.random.split(key)
+        x = random_rotation(rotation_key, x, rotation) if rotation else x
+        return random_shift(shift_key, x, shift) if shift else x
+
+    return augment
 
 
 def make_optimizer(
@@ -133,12 +165,9 @@ def make_optimizer(
     """Optax's optimizer for so many training images, at the recipe's rate or at another.
 
     "momentum" is SGD with momentum 0.9. Weight decay is decoupled from the gradient, as in AdamW (Loshchilov and
-    Hutter 2019, arXiv 1711.05101).
+    Hutter 2019, arXiv 1711.05101). Gradients are clipped before all else, by the norm of all of them together.
     """
-    rate = recipe.learning_rate if learning_rate is None else learning_rate
-    if recipe.schedule != "constant":
-        shape = _SCHEDULES[recipe.schedule](recipe.epochs * -(-image_count // recipe.batch_size))
-        rate = functools.partial(_scheduled, shape, rate)
+    clip = optax.identity() if recipe.clip_norm is None else optax.clip_by_global_norm(recipe.clip_norm)
     decay = optax.add_decayed_weights(recipe.weight_decay) if recipe.weight_decay else optax.identity()
     b1, b2 = recipe.betas
     scale = {
@@ -146,7 +175,18 @@ def make_optimizer(
         "momentum": functools.partial(optax.trace, 0.9),
         "adam": functools.partial(optax.scale_by_adam, b1, b2),
     }[recipe.optimizer]()
-    return optax.chain(scale, decay, optax.scale_by_learning_rate(rate))
+    rate = make_schedule(recipe, image_count, learning_rate)
+    optimizer = optax.chain(clip, scale, decay, optax.scale_by_learning_rate(rate))
+    return optimizer if recipe.ema is None else with_average(optimizer, recipe.ema)
+
+
+def make_schedule(recipe: Recipe, image_count: int, learning_rate: float | jax.Array | None = None) -> Any:
+    """The learning rate, or what gives it for each step from 0 on where it changes."""
+    rate = recipe.learning_rate if learning_rate is None else learning_rate
+    if recipe.schedule == "constant":
+        return rate
+    shape = _SCHEDULES[recipe.schedule](recipe.epochs * -(-image_count // recipe.batch_size))
+    return functools.partial(_scheduled, shape, rate)
 
 
 _SCHEDULES = {

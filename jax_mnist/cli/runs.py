@@ -1,6 +1,7 @@
 """A run on disk: what was asked for, what came out, and the trained model."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,13 @@ class Run(NamedTuple):
     params: Params
     classes: tuple[str, ...]
     config: dict[str, Any]
+
+
+def make_writable(path: Path) -> None:
+    """Make the directory where it lacks, and raise OSError now, not after the training, where nothing can be written."""
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+        pass
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -45,7 +53,7 @@ def load_run(path: Path) -> Run:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         classes = tuple(config["classes"])
-        model = make_model(config["model"], tuple(config["hidden"]), len(classes))
+        model = make_model(config["model"], tuple(config["hidden"]), len(classes), config.get("bfloat16", False))
         like = jax.eval_shape(model.init, jax.random.key(0))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: is no configuration of a run ({type(error).__name__}: {error})") from error

@@ -6,16 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import fit_many, spread, vote
-from ..types import Model, Splits, TrainState
+from .. import averaged_params, fit_many, spread, vote
+from ..types import Model, Params, Splits
 
 
 def train_further(
-    first: TrainState, accuracy: float, seeds: range, model: Model, splits: Splits, options: dict[str, Any]
+    first: Params, accuracy: float, seeds: range, model: Model, splits: Splits, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Train all seeds but the first, which is trained, and return what result.json says of all of them.
 
-    `first` and `accuracy` are the first seed's state and its accuracy, `options` the arguments of `fit`. Every seed
+    `first` and `accuracy` are the first seed's parameters and their accuracy, `options` the arguments of `fit`. Every seed
     is the run that `train --seed` makes of it, in an order of its own. Returns accuracies, accuracy_mean,
     accuracy_std, accuracy_interval (95%, of the mean), vote_accuracy, and further_seconds, the wall clock of the
     further seeds with their compilation.
@@ -24,7 +24,7 @@ def train_further(
     keys = jax.vmap(jax.random.key)(jnp.array(seeds[1:]))
     states, history = fit_many(keys, model, splits, **options)
     seconds = time.perf_counter() - start
-    params = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first.params, states.params)
+    params = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, averaged_params(states))
     accuracies = [accuracy, *history.accuracy[:, -1].tolist()]
     mean, std, interval = spread(accuracies)
     right = vote(model, params, splits.valid) == splits.valid.labels

@@ -4,25 +4,39 @@ import csv
 import dataclasses
 import io
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from tyro.conf import arg
 
-from .. import save_params
-from ..training import as_history, epochs
-from ..types import Model, Row, Splits, TrainState
-from .console import EXIT_OK, EXIT_TARGET_MISSED, Platform, describe, script, use_platform
+from .. import averaged_params, init_state, save_params
+from ..training import as_history
+from ..types import Params, Row, Splits
+from .console import EXIT_OK, EXIT_TARGET_MISSED, Platform, describe, script, use_one_thread, use_platform
+from .loop import Diverged, Limits, Trained, describe_divergence, train_on
 from .pictures import draw_run
-from .recipes import ModelName, OptimizerName, Recipe, ScheduleName, choose_recipe, fit_options, make_model, read_data
-from .runs import CONFIG, HISTORY, PARAMS, RESULT, write_json, write_text
+from .recipes import (
+    ModelName,
+    OptimizerName,
+    Recipe,
+    ScheduleName,
+    choose_recipe,
+    fit_options,
+    make_model,
+    make_schedule,
+    read_data,
+)
+from .resume import Saved, Start, describe_start, find_start, run_settings
+from .runs import CONFIG, HISTORY, PARAMS, RESULT, make_writable, write_json, write_text
 from .seeds import describe_seeds, train_further
 
 _SEE_ABOVE = "(default: see above)"
+_NONE = "(default: none)"
+_LAST = Path("runs/last")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,16 +72,40 @@ class TrainConfig:
     """The share of the parameters, times the learning rate, that each step takes away."""
     label_smoothing: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_SEE_ABOVE)] = None
     """The share of each label that is spread over all classes; for more than two classes."""
+    clip_norm: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_NONE)] = None
+    """Scale a gradient down to this norm, over all parameters together, where it is longer."""
+    ema: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_NONE)] = None
+    """Evaluate and keep the exponential moving average of the parameters, of which each step keeps this share."""
+    shift: Annotated[int | None, arg(metavar="INT", help_behavior_hint=_NONE)] = None
+    """Move each training image by up to so many pixels in each direction, anew each time."""
+    rotation: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_NONE)] = None
+    """Turn each training image by up to so many degrees, anew each time."""
+    bfloat16: bool = False
+    """Compute in bfloat16; the parameters stay float32."""
     seed: int = 0
     """Draws the parameters and the order of the images: the same seed gives the same run."""
     seeds: int = 1
     """Train so many seeds from this one on; the files are the first one's, result.json tells of all."""
     hold_out: int = 0
     """Validate on so many training images, set apart, instead of on the validation set."""
-    target_accuracy: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: none)")] = None
+    patience: Annotated[int | None, arg(metavar="INT", help_behavior_hint=_NONE)] = None
+    """Stop after so many epochs without a lower loss on held-out images, and keep the best epoch; with --hold-out."""
+    max_seconds: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_NONE)] = None
+    """Stop after the epoch with which training and evaluation have taken so long, a resumed run's earlier parts too."""
+    target_accuracy: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_NONE)] = None
     """End with exit code 1 when the last accuracy, the mean over the seeds, is below this, in [0, 1]."""
-    out: Path = Path("runs/last")
-    """Where config.json, history.csv, result.json, model.safetensors and the pictures go."""
+    out: Path = _LAST
+    """Where config.json, history.csv, result.json, model.safetensors, checkpoints and the pictures go."""
+    checkpoint_every: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: each epoch, if 5 s have passed, and the last)")
+    ] = None
+    """Write checkpoint-EPOCH.safetensors after every so many epochs; the newest two are kept."""
+    resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint=_NONE)] = None
+    """Go on from the last good checkpoint of RUN, or start it where there is none; in place of --out, all else equal."""
+    deterministic: bool = False
+    """Compute on one thread, for the same bits on any number of cores."""
+    debug_nans: bool = False
+    """Where the loss turns NaN or infinite, find the operation that did it."""
     platform: Platform = None
     """Run there or fail: never a silent fall back to another."""
 
@@ -76,64 +114,68 @@ def run(config: TrainConfig) -> int:
     """Train as configured; the exit code says whether the target was reached."""
     _check(config)
     console = Console()
+    if config.deterministic:
+        use_one_thread()
     device = use_platform(config.platform)
     console.print(f"device: {describe(device)}", highlight=False)
-    config.out.mkdir(parents=True, exist_ok=True)
+    out = config.resume or config.out
+    make_writable(out)
 
-    start = time.perf_counter()
+    began = time.perf_counter()
     splits, classes = read_data(config.dataset, config.hold_out)
-    data_seconds = time.perf_counter() - start
+    data_seconds = time.perf_counter() - began
     recipe = choose_recipe(len(classes), **{name: getattr(config, name) for name in Recipe._fields})
-    model = make_model(recipe.model, recipe.hidden, len(classes))
+    model = make_model(recipe.model, recipe.hidden, len(classes), recipe.bfloat16)
     options = fit_options(recipe, splits, len(classes))
+    settings = run_settings(config, recipe, splits)
+    state = init_state(jax.random.key(config.seed), model, options["optimizer"])
+    start = Start(Saved(state, None if config.patience is None else state))
+    if config.resume:
+        start = find_start(out, start.saved, settings)
+        console.print(describe_start(start, recipe.epochs), highlight=False, soft_wrap=True)
 
-    state, rows, seconds = _train(config.seed, model, splits, options, console)
-    console.print(_table(rows))
-    result = _result(rows, splits, {"data": data_seconds, **seconds}, device)
+    limits = Limits(config.checkpoint_every, config.patience, config.max_seconds)
+    trained = train_on(start, model, splits, options, limits, out, settings, console)
+    if isinstance(trained, Diverged):
+        rate = make_schedule(recipe, len(splits.train))
+        raise ValueError(describe_divergence(trained, model, splits, options, rate, config.debug_nans))
+    console.print(_table(trained.rows))
+    params = averaged_params(trained.state)
+    result = _result(trained, splits, {"data": data_seconds, **trained.seconds}, device)
+    if start.path:
+        result["resumed_from"] = {"checkpoint": start.path.name, "epoch": len(start.rows), "versions": start.versions}
     seeds = range(config.seed, config.seed + config.seeds)
     if config.seeds > 1:
         with console.status(f"training seeds {seeds[1]} to {seeds[-1]}"):
-            result |= train_further(state, result["accuracy"], seeds, model, splits, options)
-    _write(config, recipe, classes, rows, result, state)
-    draw_run(config.out, as_history(rows), model, state.params, splits.valid, classes)
-    return _conclude(config, result, seeds, console)
+            result |= train_further(params, result["accuracy"], seeds, model, splits, options)
+    _write(out, config, recipe, classes, trained.rows, result, params)
+    draw_run(out, as_history(trained.rows), model, params, splits.valid, classes)
+    return _conclude(config, out, result, seeds, console)
 
 
 def _check(config: TrainConfig) -> None:
     if config.target_accuracy is not None and not 0 <= config.target_accuracy <= 1:
         raise ValueError(f"--target-accuracy must be in [0, 1], such as 0.98, not {config.target_accuracy}")
-    if config.seeds < 1:
-        raise ValueError(f"--seeds must be 1 or more, not {config.seeds}")
+    for name in ("seeds", "patience", "checkpoint_every"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
+    if config.max_seconds is not None and not config.max_seconds > 0:
+        raise ValueError(f"--max-seconds must be positive, not {config.max_seconds}")
+    if config.patience is not None and not config.hold_out:
+        raise ValueError(
+            "--patience chooses an epoch, and what chooses must not see the validation set: give --hold-out as well, "
+            "such as --hold-out 2000"
+        )
+    if config.seeds > 1 and (config.patience is not None or config.max_seconds is not None):
+        raise ValueError(
+            "--seeds trains all seeds for the same epochs: it goes with neither --patience nor --max-seconds"
+        )
+    if config.resume is not None and config.out not in (_LAST, config.resume):
+        raise ValueError(f"--resume {config.resume} writes there; leave out --out {config.out}")
 
 
-def _train(
-    seed: int, model: Model, splits: Splits, options: dict[str, Any], console: Console
-) -> tuple[TrainState, list[Row], dict[str, float]]:
-    columns = TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
-    rows: list[Row] = []
-    clock = [time.perf_counter()]
-    count = options["epochs"]
-    others = {name: value for name, value in options.items() if name != "epochs"}
-    state = None
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("compiling", total=count)
-        for state, row in epochs(jax.random.key(seed), model, splits, count=count, **others):  # noqa: B007, the last one
-            clock.append(time.perf_counter())
-            rows.append(row)
-            progress.update(task, advance=1, description=f"accuracy {row.accuracy:.4f}")
-    assert state is not None  # a recipe has an epoch or more
-    return (
-        state,
-        rows,
-        {
-            "compilation": clock[1] - clock[0] - rows[0].seconds - rows[0].evaluation_seconds,
-            "training": sum(row.seconds for row in rows),
-            "evaluation": sum(row.evaluation_seconds for row in rows),
-        },
-    )
-
-
-def _table(rows: list[Row]) -> Table:
+def _table(rows: Sequence[Row]) -> Table:
     table = Table("epoch", "train loss", "valid loss", "accuracy", "seconds")
     for column in table.columns:
         column.justify = "right"
@@ -143,41 +185,46 @@ def _table(rows: list[Row]) -> Table:
     return table
 
 
-def _result(rows: list[Row], splits: Splits, seconds: dict[str, float], device: Any) -> dict[str, Any]:
+def _result(trained: Trained, splits: Splits, seconds: dict[str, float], device: Any) -> dict[str, Any]:
     count = len(splits.valid)
-    return {
-        "accuracy": rows[-1].accuracy,
-        "loss": rows[-1].valid_loss,
-        "correct": round(rows[-1].accuracy * count),
+    result = {
+        "accuracy": trained.row.accuracy,
+        "loss": trained.row.valid_loss,
+        "epoch": trained.row.epoch,
+        "correct": round(trained.row.accuracy * count),
         "count": count,
         "train_count": len(splits.train),
         "seconds": seconds,
         "device": describe(device),
     }
+    return result | ({"stopped": trained.stopped} if trained.stopped else {})
 
 
 def _write(
+    out: Path,
     config: TrainConfig,
     recipe: Recipe,
     classes: tuple[str, ...],
-    rows: list[Row],
+    rows: Sequence[Row],
     result: dict[str, Any],
-    state: TrainState,
+    params: Params,
 ) -> None:
-    write_json(config.out / CONFIG, dataclasses.asdict(config) | recipe._asdict() | {"classes": classes})
+    write_json(out / CONFIG, dataclasses.asdict(config) | recipe._asdict() | {"classes": classes})
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([Row._fields, *rows])
-    write_text(config.out / HISTORY, table.getvalue())
-    save_params(config.out / PARAMS, state.params)
-    write_json(config.out / RESULT, result)
+    write_text(out / HISTORY, table.getvalue())
+    save_params(out / PARAMS, params)
+    write_json(out / RESULT, result)
 
 
-def _conclude(config: TrainConfig, result: dict[str, Any], seeds: range, console: Console) -> int:
+def _conclude(config: TrainConfig, out: Path, result: dict[str, Any], seeds: range, console: Console) -> int:
     lines = [
         f"accuracy {result['accuracy']:.4f} on {result['count']:,} images "
         f"({result['correct']:,} right), loss {result['loss']:.4f}; "
-        f"{result['seconds']['training']:.2f} s of training; written to {config.out}"
+        f"{result['seconds']['training']:.2f} s of training; written to {out}"
     ]
+    if "stopped" in result:
+        lines.append(f"stopped: {result['stopped']}; kept: epoch {result['epoch']}")
     if len(seeds) > 1:
         lines.append(describe_seeds(result, seeds))
     console.print("\n".join(lines), highlight=False, soft_wrap=True)

@@ -1,0 +1,132 @@
+"""The loop of `train`: a plain `for` over `epochs` that shows, guards, saves and stops."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..guard import find_bad_step, find_operations, is_finite
+from ..training import epochs
+from ..types import Model, Row, Splits, TrainState
+from .resume import Saved, Start, save
+
+SECONDS_BETWEEN_CHECKPOINTS = 5.0
+
+
+class Limits(NamedTuple):
+    """When to save and when to stop; None is never."""
+
+    checkpoint_every: int | None
+    patience: int | None
+    max_seconds: float | None
+
+
+class Trained(NamedTuple):
+    """The state to keep and its epoch's row, the rows of all epochs, why it ended early, and the seconds it took."""
+
+    state: TrainState
+    row: Row
+    rows: tuple[Row, ...]
+    stopped: str | None
+    seconds: dict[str, float]
+
+
+class Diverged(NamedTuple):
+    """The epoch, and in it the state before, at which the loss was no number any more."""
+
+    row: Row
+    before: TrainState
+
+
+def train_on(
+    start: Start,
+    model: Model,
+    splits: Splits,
+    options: dict[str, Any],
+    limits: Limits,
+    out: Path,
+    settings: dict[str, Any],
+    console: Console,
+) -> Trained | Diverged:
+    """Train from `start` on with the arguments of `fit`, writing checkpoints into `out`."""
+    columns = TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
+    others = {name: value for name, value in options.items() if name != "epochs"}
+    rows, saved = list(start.rows), start.saved
+    kept = () if start.path is None else (start.path,)
+    began = saved_at = time.perf_counter()
+    stopped = _why_stop(rows, limits)
+    compilation = 0.0
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("compiling", total=options["epochs"], completed=len(rows))
+        run = epochs(jax.random.key(0), model, splits, count=options["epochs"], state=saved.last, **others)
+        while stopped is None and len(rows) < options["epochs"]:
+            state, row = next(run)
+            if len(rows) == len(start.rows):
+                compilation = time.perf_counter() - began - row.seconds - row.evaluation_seconds
+            if not is_finite(row):
+                save(out, saved, rows, settings, kept)
+                return Diverged(row, saved.last)
+            rows.append(row)
+            best = state if limits.patience is not None and best_epoch(rows) == row.epoch else saved.best
+            saved = Saved(state, best)
+            bar.update(task, advance=1, description=f"accuracy {row.accuracy:.4f}")
+            stopped = _why_stop(rows, limits)
+            ends = stopped is not None or len(rows) == options["epochs"]
+            if ends or _is_due(row.epoch, time.perf_counter() - saved_at, limits.checkpoint_every):
+                kept = save(out, saved, rows, settings, kept)
+                saved_at = time.perf_counter()
+    seconds = {
+        "compilation": compilation,
+        "training": sum(row.seconds for row in rows),
+        "evaluation": sum(row.evaluation_seconds for row in rows),
+    }
+    kept_row = rows[best_epoch(rows) - 1] if limits.patience is not None else rows[-1]
+    return Trained(saved.best or saved.last, kept_row, tuple(rows), stopped, seconds)
+
+
+def _is_due(epoch: int, seconds_since: float, every: int | None) -> bool:
+    # Writing safely waits for the disk, some 10 ms: by default seldom enough not to be noticed in a run of seconds.
+    return seconds_since >= SECONDS_BETWEEN_CHECKPOINTS if every is None else epoch % every == 0
+
+
+def best_epoch(rows: list[Row] | tuple[Row, ...]) -> int:
+    """The epoch with the lowest validation loss, the first of several."""
+    return rows[int(np.argmin([row.valid_loss for row in rows]))].epoch
+
+
+def _why_stop(rows: list[Row], limits: Limits) -> str | None:
+    """A function of the rows alone, so that a resumed run stops where an unbroken one does."""
+    if limits.patience is not None and rows and rows[-1].epoch - best_epoch(rows) >= limits.patience:
+        return f"no lower validation loss for {limits.patience} epochs"
+    if (
+        limits.max_seconds is not None
+        and sum(row.seconds + row.evaluation_seconds for row in rows) >= limits.max_seconds
+    ):
+        return f"{limits.max_seconds:g} seconds of training are over"
+    return None
+
+
+def describe_divergence(
+    diverged: Diverged, model: Model, splits: Splits, options: dict[str, Any], rate: Any, debug: bool
+) -> str:
+    """Epoch, step and learning rate of the loss that is no number, and with `debug` the operation."""
+    row = diverged.row
+    step_options = {"model": model, "loss_fn": options["loss_fn"], "optimizer": options["optimizer"]}
+    how = {"batch_size": options["batch_size"], "augment": options["augment"]}
+    bad = find_bad_step(diverged.before, splits.train, **how, **step_options)
+    steps = -(-len(splits.train) // options["batch_size"])
+    number = steps if bad is None else bad.number
+    done = (row.epoch - 1) * steps + number
+    loss = row.train_loss if not np.isfinite(row.train_loss) else row.valid_loss
+    text = (
+        f"the loss turned {loss} in epoch {row.epoch} at step {number} of {steps} ({done} of the run), "
+        f"at learning rate {float(rate(done - 1) if callable(rate) else rate):g}"
+    )
+    if debug:
+        found = [] if bad is None else find_operations(bad, **step_options)
+        text += "".join(f"; {operation}" for operation in found) or "; no single operation gives NaN or infinity"
+    return text
