@@ -22,6 +22,7 @@ from .metrics import accuracy, class_probabilities, correct, predicted_labels
 from .models.dense import linear, mlp
 from .models.precision import mixed_precision
 from .pytorch import from_state_dict, to_state_dict
+from .sharding import ShardedDataset, data_mesh, replicate, shard_dataset
 from .sweeps import fit_many, spread, vote
 from .training import epochs, evaluate, fit, init_state, make_step, train_epoch
 from .types import Batch, Dataset, History, Layer, Metrics, Model, Row, Splits, TrainState
@@ -56,6 +57,7 @@ __all__ = [
     "Metrics",
     "Model",
     "Row",
+    "ShardedDataset",
     "Splits",
     "TrainState",
     "accuracy",
@@ -68,6 +70,7 @@ __all__ = [
     "cnn",
     "conv2d",
     "correct",
+    "data_mesh",
     "epoch_indices",
     "epochs",
     "evaluate",
@@ -105,8 +108,10 @@ __all__ = [
     "random_rotation",
     "random_shift",
     "read_photo",
+    "replicate",
     "save_checkpoint",
     "save_params",
+    "shard_dataset",
     "softmax_cross_entropy",
     "spread",
     "step",

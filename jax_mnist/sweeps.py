@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Real, Shaped
 from scipy.special import stdtrit
 
 from .averaging import averaged_params
 from .data.batches import epoch_indices, take_batch
 from .metrics import class_probabilities
+from .sharding import replicate, split
 from .training import EVALUATION_BATCH, Augment, LossFunction, check_fit, evaluate_epoch, init_state, train_epoch
 from .types import ArrayLike, Dataset, History, Metrics, Model, Params, Splits, TrainState
 
@@ -46,13 +48,15 @@ def fit_many(
     learning_rates: Real[ArrayLike, " k"] | Sequence[float] | None = None,
     same_order: bool = False,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, History]:
     """Train k members at once, each as `fit` would: from k seeds, at k learning rates, or both.
 
     `keys` [k] are one a member; a single key [] serves all `learning_rates` [k]. With those, `optimizer` is a
     function `learning_rate -> optimizer`, such as `optax.sgd`. The other arguments are those of `fit`. At most
     `chunk` members are trained at a time, which bounds the memory; by default 32 in one order and 4
-    otherwise, where a CPU is fastest (a GPU takes more).
+    otherwise, where a CPU is fastest (a GPU takes more). With a `mesh`, such as `data_mesh()`, its devices take `chunk`
+    members each, and every one holds all images.
 
     Each member sees the images in the order of its own key. With `same_order` all see them in the order of the
     first one's, as they do with a single key: a layer of all members is then one matrix product on one batch, and
@@ -76,12 +80,14 @@ def fit_many(
     options = {"model": model, "loss_fn": loss_fn}
     order = {"optimizer": optimizer, "same_order": same_order}
     train_options = options | order | {"batch_size": batch_size, "shuffle": shuffle, "augment": augment}
-    splits = jax.device_put(splits)
+    splits = replicate(jax.device_put(splits), mesh)
     states, histories = [], []
-    for places in _chunks(len(members.keys), (32 if same_order else 4) if chunk is None else chunk):
+    chunk = (32 if same_order else 4) if chunk is None else chunk
+    for places in _chunks(len(members.keys), chunk, 1 if mesh is None else mesh.size):
         some = members.at(places)
         state = init_many(some, members.at(0).keys, model=model, **order)
-        state, history = _fit_chunk(state, some.rates, splits, epochs, train_options, options)
+        state, rates = split((state, some.rates), mesh)
+        state, history = _fit_chunk(state, rates, splits, epochs, train_options, options, mesh)
         states.append(state)
         histories.append(history)
     count = len(members.keys)
@@ -105,16 +111,16 @@ def _members(keys: Array, learning_rates: Any, optimizer: Optimizer) -> Members:
     return Members(jnp.broadcast_to(keys, rates.shape), rates)
 
 
-def _chunks(count: int, chunk: int) -> Int[np.ndarray, "chunks members"]:
-    """The members of each chunk, in chunks of one size, so that one compilation serves all.
+def _chunks(count: int, chunk: int, devices: int = 1) -> Int[np.ndarray, "chunks members"]:
+    """The members of each chunk, in chunks of one size that the devices divide, so that one compilation serves all.
 
-    Members are spread evenly, and the last one is repeated where they do not come out even: there are fewer such
-    repetitions than chunks, and none for a single chunk.
+    Members are spread evenly, at most `chunk` a device, and the last one is repeated where they do not come out even:
+    on one device there are fewer such repetitions than chunks, and none for a single chunk.
     """
     if chunk < 1:
         raise ValueError(f"chunk must be 1 or more, not {chunk}")
-    chunks = -(-count // chunk)
-    size = -(-count // chunks)
+    chunks = -(-count // (chunk * devices))
+    size = -(-count // (chunks * devices)) * devices
     return np.minimum(np.arange(chunks * size), count - 1).reshape(chunks, size)
 
 
@@ -158,7 +164,13 @@ def evaluate_many(params: Params, dataset: Dataset, *, model: Model, loss_fn: Lo
 
 
 def _fit_chunk(
-    states: TrainState, rates: Any, splits: Splits, epochs: int, train_options: Any, options: Any
+    states: TrainState,
+    rates: Any,
+    splits: Splits,
+    epochs: int,
+    train_options: Any,
+    options: Any,
+    mesh: Mesh | None,
 ) -> tuple[TrainState, History]:
     size = len(states.epoch)
     train_many.lower(states, rates, splits.train, **train_options).compile()
@@ -168,9 +180,9 @@ def _fit_chunk(
         start = time.perf_counter()
         states, losses = jax.block_until_ready(train_many(states, rates, splits.train, **train_options))
         trained = time.perf_counter()
-        metrics = jax.device_get(evaluate_many(averaged_params(states), splits.valid, **options))
+        metrics = jax.block_until_ready(evaluate_many(averaged_params(states), splits.valid, **options))
         shares = (trained - start) / size, (time.perf_counter() - trained) / size
-        row = (states.epoch, losses, metrics.loss, metrics.accuracy, *shares)
+        row = (*replicate((states.epoch, losses, metrics.loss, metrics.accuracy), mesh), *shares)
         for column, values in zip(columns, row, strict=True):
             column[:, epoch] = values
     return states, History(*columns)

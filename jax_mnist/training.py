@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .averaging import averaged_params
 from .data.batches import epoch_indices, take_batch
 from .metrics import correct
+from .sharding import ShardedDataset, replicate, shard_dataset
 from .types import Batch, Dataset, History, Metrics, Model, Params, Row, Splits, TrainState
 
 LossFunction = Callable[[Any, Any], Any]
@@ -70,7 +72,7 @@ def make_step(
 @jax.jit(static_argnames=("model", "loss_fn", "optimizer", "batch_size", "shuffle", "augment"))
 def train_epoch(
     state: TrainState,
-    dataset: Dataset,
+    dataset: Dataset | ShardedDataset,
     *,
     model: Model,
     loss_fn: LossFunction,
@@ -118,19 +120,24 @@ def epoch_places(state: TrainState, count: int, batch_size: int, shuffle: bool) 
     return Places(indices, mask, keys)
 
 
-def augmented_batch(dataset: Dataset, places: Places, augment: Augment | None) -> Batch:
+def augmented_batch(dataset: Dataset | ShardedDataset, places: Places, augment: Augment | None) -> Batch:
     """The batch at these places, changed at random where `augment` is given."""
     batch = take_batch(dataset, places.indices, places.mask)
     return batch if augment is None else batch._replace(x=augment(places.key, batch.x))
 
 
 def evaluate(
-    model: Model, params: Params, dataset: Dataset, loss_fn: LossFunction, batch_size: int = EVALUATION_BATCH
+    model: Model,
+    params: Params,
+    dataset: Dataset,
+    loss_fn: LossFunction,
+    batch_size: int = EVALUATION_BATCH,
+    mesh: Mesh | None = None,
 ) -> Metrics:
     """The mean loss and the accuracy over a dataset, every image counted once whatever the batch size.
 
-    Returns Metrics(loss float, accuracy float in [0, 1], count int), each an array []. Raises ValueError where
-    model, dataset and loss do not fit together.
+    With a `mesh`, such as `data_mesh()`, each batch is split over its devices. Returns Metrics(loss float, accuracy
+    float in [0, 1], count int), each an array []. Raises ValueError where model, dataset and loss do not fit together.
 
     >>> from jax_mnist import linear, load, mnist_loss
     >>> params = jax.tree.map(jnp.zeros_like, linear().init(jax.random.key(0)))
@@ -139,12 +146,18 @@ def evaluate(
     (0.5, 2038)
     """
     check_fit(model, params, dataset, loss_fn, batch_size)
-    return evaluate_epoch(params, dataset, model=model, loss_fn=loss_fn, batch_size=batch_size)
+    params, placed = replicate(params, mesh), shard_dataset(dataset, mesh)
+    return evaluate_epoch(params, placed, model=model, loss_fn=loss_fn, batch_size=batch_size)
 
 
 @jax.jit(static_argnames=("model", "loss_fn", "batch_size"))
 def evaluate_epoch(
-    params: Params, dataset: Dataset, *, model: Model, loss_fn: LossFunction, batch_size: int = EVALUATION_BATCH
+    params: Params,
+    dataset: Dataset | ShardedDataset,
+    *,
+    model: Model,
+    loss_fn: LossFunction,
+    batch_size: int = EVALUATION_BATCH,
 ) -> Metrics:
     """`evaluate` as one compiled program, for use inside `vmap` and `jit`, where nothing can be checked."""
 
@@ -202,13 +215,16 @@ def epochs(
     shuffle: bool = True,
     augment: Augment | None = None,
     state: TrainState | None = None,
+    mesh: Mesh | None = None,
 ) -> Iterator[tuple[TrainState, Row]]:
     """Train, one epoch at a time: yields (TrainState, Row) after each, so that a plain `for` sees and stops it.
 
     `count` is the number of epochs in all: with a `state` to go on from, those it has behind it are counted in,
     and `key` is not used. `augment` is that of `train_epoch`. Where the optimizer is `with_average`, the row is that of
-    the averaged parameters. The same key gives the same bits on the same machine. Compilation happens before the
-    first epoch and is in no row's seconds. Raises ValueError where model, data and loss do not fit together.
+    the averaged parameters. With a `mesh`, such as `data_mesh()`, every batch is split over its devices, the images lie
+    there in equal shares, and the states are whole on each; what is computed is the same. The same key gives the same
+    bits on the same machine. Compilation happens before the first epoch and is in no row's seconds. Raises ValueError
+    where model, data and loss do not fit together.
 
     >>> from jax_mnist import linear, load, mnist_loss
     >>> run = epochs(jax.random.key(0), linear(), load("mnist_sample"), count=20, loss_fn=mnist_loss,
@@ -224,20 +240,20 @@ def epochs(
         check_fit(model, state.params, part, loss_fn, batch_size)
     options = {"model": model, "loss_fn": loss_fn}
     how = {"optimizer": optimizer, "batch_size": batch_size, "shuffle": shuffle, "augment": augment}
-    train_options = options | how
-    return _epochs(state, jax.device_put(splits), count, train_options, options)
+    train, valid = (shard_dataset(part, mesh) for part in splits)
+    return _epochs(replicate(state, mesh), train, valid, count, options | how, options)
 
 
 def _epochs(
-    state: TrainState, splits: Splits, count: int, train_options: dict[str, Any], options: dict[str, Any]
+    state: TrainState, train: Any, valid: Any, count: int, train_options: dict[str, Any], options: dict[str, Any]
 ) -> Iterator[tuple[TrainState, Row]]:
-    train_epoch.lower(state, splits.train, **train_options).compile()
-    evaluate_epoch.lower(averaged_params(state), splits.valid, **options).compile()
+    train_epoch.lower(state, train, **train_options).compile()
+    evaluate_epoch.lower(averaged_params(state), valid, **options).compile()
     while state.epoch < count:
         start = time.perf_counter()
-        state, loss = jax.block_until_ready(train_epoch(state, splits.train, **train_options))
+        state, loss = jax.block_until_ready(train_epoch(state, train, **train_options))
         trained = time.perf_counter()
-        metrics = jax.device_get(evaluate_epoch(averaged_params(state), splits.valid, **options))
+        metrics = jax.device_get(evaluate_epoch(averaged_params(state), valid, **options))
         evaluated = time.perf_counter()
         losses = (float(loss), float(metrics.loss), float(metrics.accuracy))
         yield state, Row(int(state.epoch), *losses, trained - start, evaluated - trained)
@@ -258,6 +274,7 @@ def fit(
     shuffle: bool = True,
     augment: Augment | None = None,
     state: TrainState | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, History]:
     """Train to the end: the chapter's `Learner.fit`.
 
@@ -283,6 +300,7 @@ def fit(
         shuffle=shuffle,
         augment=augment,
         state=state,
+        mesh=mesh,
     )
     rows = []
     for state, row in run:  # noqa: B007, the last state is what is returned
