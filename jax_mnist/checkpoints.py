@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,8 +91,7 @@ def load_checkpoint(path: str | Path, like: Any, settings: dict[str, Any] | None
     another format or no checkpoint, and its kind AnotherRunError where the settings are not the given ones or the
     state is not like `like`.
     """
-    _verify(path)
-    tensors, metadata = _read(path, "a checkpoint")
+    tensors, metadata = _read(path, "a checkpoint", _verify)
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: has the format {metadata.get('format')!r}; expected {FORMAT!r}")
     notes = {name: json.loads(metadata[name]) for name in ("rows", "settings", "versions", "keys")}
@@ -108,8 +107,6 @@ def load_checkpoint(path: str | Path, like: Any, settings: dict[str, Any] | None
 
 
 def _verify(path: str | Path) -> None:
-    if not Path(path).is_file():
-        return  # reading says so
     data = Path(path).read_bytes()
     place = _checksum_place(data)
     if place is None:
@@ -151,10 +148,13 @@ def _write(path: str | Path, data: bytes) -> None:
         raise OSError(error.errno, f"cannot be written ({error.strerror}); what was there stays", str(path)) from error
 
 
-def _read(path: str | Path, what: str) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(
+    path: str | Path, what: str, verify: Callable[[str | Path], None] = lambda path: None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """The tensors and the metadata of a safetensors file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected {what} (.safetensors)")
+    verify(path)
     try:
         with safetensors.safe_open(path, "np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118

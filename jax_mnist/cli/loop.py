@@ -85,7 +85,8 @@ def train_on(
         "evaluation": sum(row.evaluation_seconds for row in rows),
     }
     kept_row = rows[best_epoch(rows) - 1] if limits.patience is not None else rows[-1]
-    return Trained(saved.best or saved.last, kept_row, tuple(rows), stopped, seconds)
+    state = saved.last if saved.best is None else saved.best
+    return Trained(state, kept_row, tuple(rows), stopped, seconds)
 
 
 def _is_due(epoch: int, seconds_since: float, every: int | None) -> bool:
@@ -102,10 +103,8 @@ def _why_stop(rows: list[Row], limits: Limits) -> str | None:
     """A function of the rows alone, so that a resumed run stops where an unbroken one does."""
     if limits.patience is not None and rows and rows[-1].epoch - best_epoch(rows) >= limits.patience:
         return f"no lower validation loss for {limits.patience} epochs"
-    if (
-        limits.max_seconds is not None
-        and sum(row.seconds + row.evaluation_seconds for row in rows) >= limits.max_seconds
-    ):
+    seconds = sum(row.seconds + row.evaluation_seconds for row in rows)
+    if limits.max_seconds is not None and seconds >= limits.max_seconds:
         return f"{limits.max_seconds:g} seconds of training are over"
     return None
 

@@ -24,7 +24,7 @@ class Saved(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where a run begins or goes on: state, the rows of the epochs done, its checkpoint, and why others were refused."""
+    """Where a run begins or goes on: state, rows of the epochs done, its checkpoint, and why others were refused."""
 
     saved: Saved
     rows: tuple[Row, ...] = ()
@@ -74,7 +74,7 @@ def find_start(directory: Path, fresh: Saved, settings: dict[str, Any]) -> Start
 
 
 def describe_start(start: Start, epochs: int) -> str:
-    """Where a resumed run goes on, in words. Raises ValueError where it has more epochs behind it than are asked for."""
+    """Where a resumed run goes on, in words. Raises ValueError where it has more epochs behind it than asked for."""
     done = len(start.rows)
     if done > epochs:
         raise ValueError(f"--resume: {start.path} has {done} epochs behind it, more than --epochs {epochs}")
@@ -83,11 +83,9 @@ def describe_start(start: Start, epochs: int) -> str:
         lines.append("no good checkpoint: starting at the beginning")
     else:
         lines.append(f"going on from {start.path}: {done} of {epochs} epochs are done")
-        others = {
-            name: version for name, version in (start.versions or {}).items() if library_versions().get(name) != version
-        }
+        others = (start.versions or {}).items() - library_versions().items()
         if others:
-            lines.append(f"it was written with {others}, other versions than those here: bits may differ")
+            lines.append(f"it was written with {dict(others)}, other versions than those here: bits may differ")
     return "\n".join(lines)
 
 

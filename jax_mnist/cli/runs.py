@@ -25,7 +25,7 @@ class Run(NamedTuple):
 
 
 def make_writable(path: Path) -> None:
-    """Make the directory where it lacks, and raise OSError now, not after the training, where nothing can be written."""
+    """Make the directory where it lacks, and raise OSError now, not after training, where nothing can be written."""
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
         pass

@@ -15,8 +15,8 @@ def train_further(
 ) -> dict[str, Any]:
     """Train all seeds but the first, which is trained, and return what result.json says of all of them.
 
-    `first` and `accuracy` are the first seed's parameters and their accuracy, `options` the arguments of `fit`. Every seed
-    is the run that `train --seed` makes of it, in an order of its own. Returns accuracies, accuracy_mean,
+    `first` and `accuracy` are the first seed's parameters and their accuracy, `options` the arguments of `fit`. Every
+    seed is the run that `train --seed` makes of it, in an order of its own. Returns accuracies, accuracy_mean,
     accuracy_std, accuracy_interval (95%, of the mean), vote_accuracy, and further_seconds, the wall clock of the
     further seeds with their compilation.
     """

@@ -101,7 +101,7 @@ class TrainConfig:
     ] = None
     """Write checkpoint-EPOCH.safetensors after every so many epochs; the newest two are kept."""
     resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint=_NONE)] = None
-    """Go on from the last good checkpoint of RUN, or start it where there is none; in place of --out, all else equal."""
+    """Go on from the last good checkpoint of RUN, or start it where there is none; instead of --out, all else equal."""
     deterministic: bool = False
     """Compute on one thread, for the same bits on any number of cores."""
     debug_nans: bool = False
@@ -168,9 +168,7 @@ def _check(config: TrainConfig) -> None:
             "such as --hold-out 2000"
         )
     if config.seeds > 1 and (config.patience is not None or config.max_seconds is not None):
-        raise ValueError(
-            "--seeds trains all seeds for the same epochs: it goes with neither --patience nor --max-seconds"
-        )
+        raise ValueError("--seeds trains all for the same epochs: it goes with neither --patience nor --max-seconds")
     if config.resume is not None and config.out not in (_LAST, config.resume):
         raise ValueError(f"--resume {config.resume} writes there; leave out --out {config.out}")
 

@@ -23,9 +23,7 @@ def mixed_precision(model: Model, dtype: Any = jnp.bfloat16) -> Model:
     """
 
     def apply(params: Params, x: Float[Array, "b i"]) -> Any:
-        lower = jax.tree.map(
-            lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, params
-        )
+        lower = jax.tree.map(lambda p: p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p, params)
         return model.apply(lower, x.astype(dtype)).astype(x.dtype)
 
     return Model(model.init, apply)
