@@ -70,6 +70,18 @@ def split(tree: Tree, mesh: Mesh | None) -> Tree:
     return tree if mesh is None else _place(tree, mesh, P(_AXIS))
 
 
+def on_one_device(tree: Tree) -> Tree:
+    """The same pytree with every array, whole on each device, on one of this process alone.
+
+    What other processes hold a part of cannot be saved or computed with by one of them.
+
+    >>> weights = replicate(np.ones(3), data_mesh())
+    >>> on_one_device({"weights": weights})["weights"].devices() == {jax.local_devices()[0]}
+    True
+    """
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf, tree)
+
+
 def _place(tree: Tree, mesh: Mesh, spec: P) -> Tree:
     # Not jax.device_put, which takes no random keys to devices of other processes.
     return jax.jit(_identity, out_shardings=NamedSharding(mesh, spec))(tree)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..guard import find_bad_step, find_operations, is_finite
+from ..sharding import on_one_device
 from ..training import epochs
 from ..types import Model, Row, Splits, TrainState
 from .resume import Saved, Start, save
@@ -48,11 +49,11 @@ def train_on(
     splits: Splits,
     options: dict[str, Any],
     limits: Limits,
-    out: Path,
+    out: Path | None,
     settings: dict[str, Any],
     console: Console,
 ) -> Trained | Diverged:
-    """Train from `start` on with the arguments of `fit`, writing checkpoints into `out`."""
+    """Train from `start` on with the arguments of `fit`, writing checkpoints into `out`, if any."""
     columns = TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
     others = {name: value for name, value in options.items() if name != "epochs"}
     rows, saved = list(start.rows), start.saved
@@ -65,10 +66,12 @@ def train_on(
         run = epochs(jax.random.key(0), model, splits, count=options["epochs"], state=saved.last, **others)
         while stopped is None and len(rows) < options["epochs"]:
             state, row = next(run)
+            state = on_one_device(state)
             if len(rows) == len(start.rows):
                 compilation = time.perf_counter() - began - row.seconds - row.evaluation_seconds
             if not is_finite(row):
-                save(out, saved, rows, settings, kept)
+                if out is not None:
+                    save(out, saved, rows, settings, kept)
                 return Diverged(row, saved.last)
             rows.append(row)
             best = state if limits.patience is not None and best_epoch(rows) == row.epoch else saved.best
@@ -76,7 +79,9 @@ def train_on(
             bar.update(task, advance=1, description=f"accuracy {row.accuracy:.4f}")
             stopped = _why_stop(rows, limits)
             ends = stopped is not None or len(rows) == options["epochs"]
-            if ends or _is_due(row.epoch, time.perf_counter() - saved_at, limits.checkpoint_every):
+            if out is not None and (
+                ends or _is_due(row.epoch, time.perf_counter() - saved_at, limits.checkpoint_every)
+            ):
                 kept = save(out, saved, rows, settings, kept)
                 saved_at = time.perf_counter()
     seconds = {

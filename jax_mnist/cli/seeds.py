@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import averaged_params, fit_many, spread, vote
+from ..sharding import on_one_device, replicate
 from ..types import Model, Params, Splits
 
 
@@ -24,7 +25,8 @@ def train_further(
     keys = jax.vmap(jax.random.key)(jnp.array(seeds[1:]))
     states, history = fit_many(keys, model, splits, **options)
     seconds = time.perf_counter() - start
-    params = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, averaged_params(states))
+    further = on_one_device(replicate(averaged_params(states), options["mesh"]))
+    params = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, further)
     accuracies = [accuracy, *history.accuracy[:, -1].tolist()]
     mean, std, interval = spread(accuracies)
     right = vote(model, params, splits.valid) == splits.valid.labels

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import arg
@@ -17,6 +18,7 @@ from .. import averaged_params, init_state, save_params
 from ..training import as_history
 from ..types import Params, Row, Splits
 from .console import EXIT_OK, EXIT_TARGET_MISSED, Platform, describe, script, use_one_thread, use_platform
+from .devices import check_devices, choose_mesh, join, other_processes, run_processes
 from .loop import Diverged, Limits, Trained, describe_divergence, train_on
 from .pictures import draw_run
 from .recipes import (
@@ -108,15 +110,39 @@ class TrainConfig:
     """Where the loss turns NaN or infinite, find the operation that did it."""
     platform: Platform = None
     """Run there or fail: never a silent fall back to another."""
+    devices: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 1; of several processes, all)")] = (
+        None
+    )
+    """Split each batch over so many devices, in each process; on a CPU they are virtual ones."""
+    processes: int = 1
+    """Start so many processes on this machine, to try it out."""
+    distributed: bool = False
+    """Be one of the processes that Slurm, a TPU pod or Open MPI has started."""
+    coordinator: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint=_NONE)] = None
+    """Be one of several processes, started by hand; the address is that of the first."""
+    process_id: Annotated[int | None, arg(metavar="INT", help_behavior_hint=_NONE)] = None
+    """Which one of them, from 0."""
+    num_processes: Annotated[int | None, arg(metavar="INT", help_behavior_hint=_NONE)] = None
+    """How many there are."""
 
 
 def run(config: TrainConfig) -> int:
     """Train as configured; the exit code says whether the target was reached."""
     _check(config)
-    console = Console()
+    check_devices(config)
+    if config.processes > 1:
+        return run_processes(config, run)
     if config.deterministic:
         use_one_thread()
+    join(config)
+    with other_processes():
+        return _run(config)
+
+
+def _run(config: TrainConfig) -> int:
     device = use_platform(config.platform)
+    mesh, first = choose_mesh(config.devices), jax.process_index() == 0
+    console = Console(quiet=not first)
     console.print(f"device: {describe(device)}", highlight=False)
     out = config.resume or config.out
     make_writable(out)
@@ -126,7 +152,7 @@ def run(config: TrainConfig) -> int:
     data_seconds = time.perf_counter() - began
     recipe = choose_recipe(len(classes), **{name: getattr(config, name) for name in Recipe._fields})
     model = make_model(recipe.model, recipe.hidden, len(classes), recipe.bfloat16)
-    options = fit_options(recipe, splits, len(classes))
+    options: dict[str, Any] = fit_options(recipe, splits, len(classes)) | {"mesh": mesh}
     settings = run_settings(config, recipe, splits)
     state = init_state(jax.random.key(config.seed), model, options["optimizer"])
     start = Start(Saved(state, None if config.patience is None else state))
@@ -135,21 +161,22 @@ def run(config: TrainConfig) -> int:
         console.print(describe_start(start, recipe.epochs), highlight=False, soft_wrap=True)
 
     limits = Limits(config.checkpoint_every, config.patience, config.max_seconds)
-    trained = train_on(start, model, splits, options, limits, out, settings, console)
+    trained = train_on(start, model, splits, options, limits, out if first else None, settings, console)
     if isinstance(trained, Diverged):
         rate = make_schedule(recipe, len(splits.train))
         raise ValueError(describe_divergence(trained, model, splits, options, rate, config.debug_nans))
     console.print(_table(trained.rows))
     params = averaged_params(trained.state)
-    result = _result(trained, splits, {"data": data_seconds, **trained.seconds}, device)
+    result = _result(trained, splits, {"data": data_seconds, **trained.seconds}, device, mesh)
     if start.path:
         result["resumed_from"] = {"checkpoint": start.path.name, "epoch": len(start.rows), "versions": start.versions}
     seeds = range(config.seed, config.seed + config.seeds)
     if config.seeds > 1:
         with console.status(f"training seeds {seeds[1]} to {seeds[-1]}"):
             result |= train_further(params, result["accuracy"], seeds, model, splits, options)
-    _write(out, config, recipe, classes, trained.rows, result, params)
-    draw_run(out, as_history(trained.rows), model, params, splits.valid, classes)
+    if first:
+        _write(out, config, recipe, classes, trained.rows, result, params)
+        draw_run(out, as_history(trained.rows), model, params, splits.valid, classes)
     return _conclude(config, out, result, seeds, console)
 
 
@@ -183,7 +210,9 @@ def _table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _result(trained: Trained, splits: Splits, seconds: dict[str, float], device: Any) -> dict[str, Any]:
+def _result(
+    trained: Trained, splits: Splits, seconds: dict[str, float], device: Any, mesh: Mesh | None
+) -> dict[str, Any]:
     count = len(splits.valid)
     result = {
         "accuracy": trained.row.accuracy,
@@ -194,6 +223,8 @@ def _result(trained: Trained, splits: Splits, seconds: dict[str, float], device:
         "train_count": len(splits.train),
         "seconds": seconds,
         "device": describe(device),
+        "devices": 1 if mesh is None else mesh.size,
+        "processes": jax.process_count(),
     }
     return result | ({"stopped": trained.stopped} if trained.stopped else {})
 
