@@ -14,6 +14,7 @@ from .baseline import class_means, l1_distance, l2_distance, nearest_mean
 from .checkpoints import load_params, save_params
 from .data.batches import batches, epoch_indices, make_batch, take_batch, to_float
 from .data.sources import class_names, hold_out, load
+from .export import ExportedModel, export_model, load_exported
 from .from_scratch import gradient, init_params, linear_layer, loss, predict, step, update
 from .losses import binary_cross_entropy, l1, mnist_loss, mse, softmax_cross_entropy
 from .metrics import accuracy, class_probabilities, correct, predicted_labels
@@ -47,6 +48,7 @@ __all__ = [
     "Batch",
     "Conv",
     "Dataset",
+    "ExportedModel",
     "History",
     "Layer",
     "Metrics",
@@ -66,6 +68,7 @@ __all__ = [
     "epoch_indices",
     "epochs",
     "evaluate",
+    "export_model",
     "fit",
     "fit_many",
     "flax_mlp",
@@ -81,6 +84,7 @@ __all__ = [
     "linear",
     "linear_layer",
     "load",
+    "load_exported",
     "load_params",
     "loss",
     "losses",

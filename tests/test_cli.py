@@ -13,7 +13,7 @@ from test_sources import write_directory
 
 from jax_mnist import class_probabilities, load
 from jax_mnist.__main__ import main
-from jax_mnist.cli import evaluate, predict, report, train
+from jax_mnist.cli import evaluate, export, predict, report, train
 from jax_mnist.data.idx import write_idx
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -121,6 +121,19 @@ def test_predict_names_the_digit_and_its_probability(run, ten, tmp_path, monkeyp
         assert all(0.5 < float(row[-2]) <= 1 for row in rows)
 
 
+def test_the_exported_file_predicts_as_the_run(run, tmp_path, monkeypatch, capsys, sample):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(sample.valid.images[10]).resize((300, 300)).save("digit.png")
+    assert export.main([str(run), "digits.jaxexport"]) == 0
+    assert "2 classes" in capsys.readouterr().out
+    assert [predict.main([trained, "digit.png"]) for trained in (str(run), "digits.jaxexport")] == [0, 0]
+    first, second = capsys.readouterr().out.split("picture")[1:]
+    assert first.splitlines()[2] == second.splitlines()[2]
+    (tmp_path / "digits.jaxexport").write_text("damaged")
+    assert predict.main(["digits.jaxexport", "digit.png"]) == 2
+    assert "error: digits.jaxexport: is no readable exported model" in capsys.readouterr().err
+
+
 def test_probabilities_sum_to_one():
     for scores in (np.array([[2.0], [-1.0]], np.float32), np.array([[1.0, 2.0, 3.0]], np.float32)):
         shares = class_probabilities(jax.numpy.asarray(scores))
@@ -188,7 +201,7 @@ def test_report_names_versions_and_devices(capsys):
     assert report._version("no such package") == "not installed"
 
 
-@pytest.mark.parametrize("name", ["train", "sweep", "evaluate", "predict"])
+@pytest.mark.parametrize("name", ["train", "sweep", "evaluate", "export", "predict"])
 def test_scripts_are_the_commands(name):
     code = [sys.executable, "-W", "error", str(SCRIPTS / f"{name}.py"), "--help"]
     output = subprocess.run(code, capture_output=True, text=True, check=True).stdout

@@ -33,6 +33,7 @@ ARROWS = {
     "models.conv": {"models.patches"},
     "models.nnx": {"models.conv"},
     "checkpoints": set(),
+    "export": {"data.batches"},
     "pytorch": set(),
     "plots": set(),
     "speedrun": {"models.columns"},
