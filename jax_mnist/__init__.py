@@ -16,8 +16,17 @@ from .data.batches import batches, epoch_indices, make_batch, take_batch, to_flo
 from .data.sources import class_names, hold_out, load
 from .export import ExportedModel, export_model, load_exported
 from .from_scratch import gradient, init_params, linear_layer, loss, predict, step, update
+from .interpret import examine, gradient_norms, most_confused, predict_scores, top_losses
 from .losses import binary_cross_entropy, l1, mnist_loss, mse, softmax_cross_entropy
-from .metrics import accuracy, class_probabilities, correct, predicted_labels
+from .metrics import (
+    accuracy,
+    calibration,
+    class_probabilities,
+    confusion_matrix,
+    correct,
+    per_class,
+    predicted_labels,
+)
 from .models.dense import linear, mlp
 from .pytorch import from_state_dict, to_state_dict
 from .sweeps import fit_many, spread, vote
@@ -59,15 +68,18 @@ __all__ = [
     "accuracy",
     "batches",
     "binary_cross_entropy",
+    "calibration",
     "class_means",
     "class_names",
     "class_probabilities",
     "cnn",
+    "confusion_matrix",
     "conv2d",
     "correct",
     "epoch_indices",
     "epochs",
     "evaluate",
+    "examine",
     "export_model",
     "fit",
     "fit_many",
@@ -75,6 +87,7 @@ __all__ = [
     "from_flax",
     "from_state_dict",
     "gradient",
+    "gradient_norms",
     "hold_out",
     "init_params",
     "init_state",
@@ -94,10 +107,13 @@ __all__ = [
     "metrics",
     "mlp",
     "mnist_loss",
+    "most_confused",
     "mse",
     "nearest_mean",
+    "per_class",
     "plots",
     "predict",
+    "predict_scores",
     "predicted_labels",
     "read_photo",
     "save_params",
@@ -107,6 +123,7 @@ __all__ = [
     "take_batch",
     "to_float",
     "to_state_dict",
+    "top_losses",
     "train_epoch",
     "update",
     "vote",

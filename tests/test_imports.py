@@ -27,6 +27,7 @@ ARROWS = {
     "parabola": {"from_scratch", "losses"},
     "training": {"data.batches", "metrics"},
     "sweeps": {"data.batches", "metrics", "training"},
+    "interpret": {"data.batches", "metrics", "training"},
     "models.dense": {"from_scratch"},
     "models.columns": set(),
     "models.patches": set(),
