@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .data.photos import read_photo
     from .models.conv import Conv, conv2d, max_pool
     from .models.nnx import cnn, flax_mlp, from_flax
+    from .report import write_report
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ _ON_FIRST_USE = {
     "from_flax": ".models.nnx",
     "read_photo": ".data.photos",
     "plots": ".plots",
+    "write_report": ".report",
 }
 """Names whose modules import flax, Pillow or matplotlib: `import jax_mnist` alone loads none of them."""
 
@@ -127,6 +129,7 @@ __all__ = [
     "train_epoch",
     "update",
     "vote",
+    "write_report",
 ]
 
 

@@ -104,7 +104,7 @@ def top_losses(losses: Float[ArrayLike, " n"], count: int = 9) -> tuple[Float[Ar
 
 
 def gradient_norms(
-    model: Model, params: Params, dataset: Dataset, loss_fn: LossFunction, batch_size: int = 64
+    model: Model, params: Params, dataset: Dataset, loss_fn: LossFunction, batch_size: int = 16
 ) -> Float[Array, " n"]:
     """How much each image alone would change the model: the norm of its own loss's gradient, float [n].
 

@@ -87,7 +87,8 @@ def confusion_matrix(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike,
     """How often each label (row) was taken for each class (column).
 
     `scores` float [..., c] before sigmoid or softmax, `labels` int [...] in 0..k-1; returns int32 [k, k] with k =
-    max(c, 2), which sums to the number of labels. The diagonal is what was right. Raises ValueError where the shapes do not fit.
+    max(c, 2), which sums to the number of labels. The diagonal is what was right. Raises ValueError where the
+    shapes do not fit.
 
     >>> confusion_matrix(jnp.array([[-2.0], [3.0], [1.0], [-1.0]]), jnp.array([0, 1, 0, 0]))
     Array([[2, 1],

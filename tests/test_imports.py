@@ -36,7 +36,8 @@ ARROWS = {
     "checkpoints": set(),
     "export": {"data.batches"},
     "pytorch": set(),
-    "plots": set(),
+    "plots": {"metrics"},
+    "report": {"interpret", "metrics", "plots"},
     "speedrun": {"models.columns"},
 }
 
