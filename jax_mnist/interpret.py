@@ -100,7 +100,8 @@ def top_losses(losses: Float[ArrayLike, " n"], count: int = 9) -> tuple[Float[Ar
     >>> top_losses(jnp.array([0.1, 0.9, 0.4]), 2)[1].tolist()
     [1, 2]
     """
-    return tuple(jax.lax.top_k(jnp.asarray(losses), min(count, len(losses))))
+    largest, places = jax.lax.top_k(jnp.asarray(losses), min(count, len(losses)))
+    return largest, places
 
 
 def gradient_norms(

@@ -226,11 +226,11 @@ def confusion_matrix(confusion: Integer[Any, "k k"], classes: Sequence[str], ax:
     4
     """
     confusion = np.asarray(confusion)
-    side = 2 + 0.45 * len(classes)
+    side = 1.4 + 0.38 * max(len(classes), 5)
     ax = _axes(ax, figsize=(side, side), layout="constrained")
     mistakes = np.where(np.eye(len(classes), dtype=bool), 0, confusion)
     shares = mistakes / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    ax.imshow(shares, cmap="Reds", vmin=0, vmax=max(1.5 * shares.max(), 1e-9))
+    ax.imshow(np.where(shares > 0, shares, np.nan), cmap="Reds", vmin=0, vmax=max(1.5 * shares.max(), 1e-9))
     for (row, column), count in np.ndenumerate(confusion):
         weight, color = ("bold", "black") if row == column else ("normal", "black" if count else "lightgrey")
         ax.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, weight=weight, color=color)
@@ -251,7 +251,7 @@ def reliability(calibration: Calibration, ax: Axes | None = None) -> Axes:
     >>> reliability(Calibration(*bins, error=0.1)).get_title()
     'expected calibration error 0.1000'
     """
-    ax = _axes(ax, figsize=(4.6, 4.6), layout="constrained")
+    ax = _axes(ax, figsize=(4.4, 4.4), layout="constrained")
     counts, accuracy = np.asarray(calibration.counts), np.asarray(calibration.accuracy)
     edges = np.linspace(0, 1, len(counts) + 1)
     filled = np.flatnonzero(counts)
@@ -274,10 +274,10 @@ def gradient_norms(norms: Float[Any, " n"], ax: Axes | None = None) -> Axes:
     >>> gradient_norms(np.array([3.0, 1.0])).lines[0].get_ydata().tolist()
     [0.0, 0.75, 1.0]
     """
-    ax = _axes(ax, figsize=(4.6, 4.6), layout="constrained")
+    ax = _axes(ax, figsize=(3.6, 3.6), layout="constrained")
     held = np.cumsum(np.append(0, np.sort(np.asarray(norms, float))[::-1]))
     ax.plot(np.linspace(0, 1, len(held)), held / (held[-1] or 1), color=_BLUE)
-    ax.set(xlabel="share of the images, most instructive first", ylabel="share of all gradient norms")
+    ax.set(xlabel="share of the images, largest first", ylabel="share of all gradient norms")
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
     ax.grid(alpha=0.3)
     return ax

@@ -124,8 +124,8 @@ def _page(
         ("Training", "", f'<div class="beside">{_definitions(about, "about")}{curves}</div>'),
         ("Classes", _CLASSES, f'<div class="beside">{_confusion(findings, classes)}</div>'),
         ("Top losses", _TOP_LOSSES, _digits(findings.top_losses, splits.valid, classes, _loss)),
-        ("Calibration", _CALIBRATION, _chart(plots.reliability(findings.calibration), "Reliability diagram")),
-        ("What teaches most", _TEACH, _teachers(findings, splits, classes)),
+        ("Calibration", _CALIBRATION, f'<div class="beside">{_reliability(findings)}</div>'),
+        ("What teaches most", _TEACH, f'<div class="beside">{_teachers(findings, splits, classes)}</div>'),
         ("What looks mislabelled", _DOUBT, _digits(findings.look_mislabelled, splits.train, classes, _doubt)),
     ]
     body = "\n".join(
@@ -195,7 +195,24 @@ def _confusion(findings: Findings, classes: Sequence[str]) -> str:
     )
 
 
-def _share(value: float) -> str:
+def _reliability(findings: Findings) -> str:
+    counts, confidence, accuracy, _ = map(np.asarray, findings.calibration)
+    rows = [
+        (
+            f"{i / len(counts):.2f} to {(i + 1) / len(counts):.2f}",
+            f"{counts[i]:,}",
+            _share(confidence[i]),
+            _share(accuracy[i]),
+        )
+        for i in np.flatnonzero(counts)
+    ]
+    headings = ("confidence", "images", "its mean", "share right")
+    return _chart(plots.reliability(findings.calibration), "Reliability diagram") + _table(
+        "By confidence", headings, rows
+    )
+
+
+def _share(value: Any) -> str:
     return "none" if math.isnan(value) else f"{value:.4f}"
 
 
@@ -210,15 +227,15 @@ def _table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]])
 
 def _teachers(findings: Findings, splits: Splits, classes: Sequence[str]) -> str:
     curve = _chart(plots.gradient_norms(findings.gradient_norms), "Share of all gradient norms by share of images")
-    return _digits(findings.teach_most, splits.train, classes, _norm) + curve
+    return curve + _digits(findings.teach_most, splits.train, classes, _norm)
 
 
 def _loss(value: float) -> str:
-    return f"loss {value:.3g}"
+    return f"loss {value:.3f}"
 
 
 def _norm(value: float) -> str:
-    return f"norm {value:.3g}"
+    return f"norm {value:.2f}"
 
 
 def _doubt(value: float) -> str:

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,28 @@ def test_evaluate_says_what_training_said(run, capsys):
         assert expected in output
     assert main(["evaluate", str(run), "--dataset", "mnist"]) == 2
     assert "was trained to tell ('7', '3')" in capsys.readouterr().err
+
+
+def test_evaluate_reports_what_it_says(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main([str(run), "--report", "look/here"]) == 0
+    assert "report: look/here/report.html" in capsys.readouterr().out
+    figures, result = (json.loads(file.read_text()) for file in (Path("look/here/report.json"), run / "result.json"))
+    assert {name: figures[name] for name in ("accuracy", "loss", "correct", "count")} == {
+        name: result[name] for name in ("accuracy", "loss", "correct", "count")
+    }
+    assert "<h1>mlp on mnist_sample</h1>" in Path("look/here/report.html").read_text()
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda file: file.unlink(), "there is no such file"),
+    (lambda file: file.write_text("epoch\nmany"), "is no history of a run"),
+], ids=["gone", "damaged"])  # fmt: skip
+def test_a_report_without_its_history_is_refused(run, tmp_path, capsys, damage, message):
+    shutil.copytree(run, tmp_path / "run")
+    damage(tmp_path / "run" / "history.csv")
+    assert evaluate.main([str(tmp_path / "run"), "--report", str(tmp_path / "look")]) == 2
+    assert f"history.csv: {message}" in capsys.readouterr().err
 
 
 def test_predict_names_the_digit_and_its_probability(run, ten, tmp_path, monkeypatch, capsys, sample):

@@ -37,7 +37,7 @@ ARROWS = {
     "export": {"data.batches"},
     "pytorch": set(),
     "plots": {"metrics"},
-    "report": {"interpret", "metrics", "plots"},
+    "report": {"interpret", "plots"},
     "speedrun": {"models.columns"},
 }
 

@@ -58,9 +58,12 @@ def _evaluate(trained: Run, dataset: str, config: EvaluateConfig) -> Metrics:
 
     findings = examine(trained.model, trained.params, splits, loss_fn)
     title = f"{trained.config['model']} on {dataset}"
-    about = {name.replace("_", " "): _text(value) for name, value in trained.config.items() if name != "classes"}
+    about = {name.replace("_", " "): _text(value) for name, value in trained.config.items() if name not in _NOT_SHOWN}
     write_report(config.report, findings, splits, trained.classes, title, about, history)
     return findings.metrics
+
+
+_NOT_SHOWN = ("classes", "out", "platform", "seeds", "target_accuracy")
 
 
 def _text(value: Any) -> str:
