@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from .data.batches import to_float
-from .files import replacing
+from .files import parsing, replacing
 from .types import Model, Params
 
 PLATFORMS = "cpu", "cuda", "tpu"
@@ -81,15 +81,13 @@ def load_exported(path: str | Path) -> ExportedModel:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected an exported model (.jaxexport)")
-    try:
+    with parsing(path, "exported model"):
         program, about = _read(Path(path))
         if about["format"] != _FORMAT:
             raise ValueError(f"its format is {about['format']!r}; expected {_FORMAT!r}")
         classes = tuple(map(str, about["classes"]))
         exported = jax.export.deserialize(program)
         return ExportedModel(exported.call, classes, _image_shape(exported, classes))
-    except Exception as error:  # zipfile, json and flatbuffers raise a dozen kinds for bytes that make no sense
-        raise ValueError(f"{path}: is no readable exported model ({type(error).__name__}: {error})") from error
 
 
 def _read(path: Path) -> tuple[bytearray, dict[str, Any]]:
@@ -108,4 +106,7 @@ def _image_shape(exported: jax.export.Exported, classes: tuple[str, ...]) -> tup
         raise ValueError(f"the program maps {inputs} to {outputs}; expected images uint8 [b, ...] to scores [b, c]")
     if len(classes) != max(outputs[0].shape[1], 2):
         raise ValueError(f"{outputs[0].shape[1]} column(s) of scores do not fit the classes {classes}")
-    return tuple(inputs[0].shape[1:])
+    shape = tuple(inputs[0].shape[1:])
+    if not all(isinstance(side, int) for side in shape):
+        raise ValueError(f"the program's images have no fixed shape but {shape}")
+    return shape
