@@ -142,7 +142,7 @@ def zipped(program: bytes, about: bytes, compression: int = zipfile.ZIP_STORED) 
 
 def parse_exported(path):
     exported = load_exported(path)
-    return len(exported.classes) == 2 and exported.image_shape == (SIDE, SIDE)
+    return len(exported.classes) == 2 and all(isinstance(side, int) for side in exported.image_shape)
 
 
 PARSERS = {
@@ -195,7 +195,7 @@ def mutated(draw, good: bytes) -> bytes:
                 contents[:place] + some + contents[place:],
                 contents[:place] + contents[place + length :],
                 contents[: place + length] + contents[place:],
-                contents[:place] + bytes(b ^ 1 << length % 8 for b in contents[place : place + 1]) + contents[place + 1 :],
+                contents[:place] + bytes(b ^ 1 << length % 8 for b in contents[place:][:1]) + contents[place + 1 :],
                 contents[:place],
             ])
         )  # fmt: skip
