@@ -16,9 +16,19 @@ from .checkpoints import Checkpoint, load_checkpoint, load_params, save_checkpoi
 from .data.augment import random_rotation, random_shift
 from .data.batches import batches, epoch_indices, make_batch, take_batch, to_float
 from .data.sources import class_names, hold_out, load
+from .export import ExportedModel, export_model, load_exported
 from .from_scratch import gradient, init_params, linear_layer, loss, predict, step, update
+from .interpret import examine, gradient_norms, most_confused, predict_scores, top_losses
 from .losses import binary_cross_entropy, l1, mnist_loss, mse, softmax_cross_entropy
-from .metrics import accuracy, class_probabilities, correct, predicted_labels
+from .metrics import (
+    accuracy,
+    calibration,
+    class_probabilities,
+    confusion_matrix,
+    correct,
+    per_class,
+    predicted_labels,
+)
 from .models.dense import linear, mlp
 from .models.precision import mixed_precision
 from .pytorch import from_state_dict, to_state_dict
@@ -32,6 +42,7 @@ if TYPE_CHECKING:
     from .data.photos import read_photo
     from .models.conv import Conv, conv2d, max_pool
     from .models.nnx import cnn, flax_mlp, from_flax
+    from .report import write_report
 
 __version__ = "0.1.0"
 
@@ -44,6 +55,7 @@ _ON_FIRST_USE = {
     "from_flax": ".models.nnx",
     "read_photo": ".data.photos",
     "plots": ".plots",
+    "write_report": ".report",
 }
 """Names whose modules import flax, Pillow or matplotlib: `import jax_mnist` alone loads none of them."""
 
@@ -52,6 +64,7 @@ __all__ = [
     "Checkpoint",
     "Conv",
     "Dataset",
+    "ExportedModel",
     "History",
     "Layer",
     "Metrics",
@@ -64,22 +77,27 @@ __all__ = [
     "averaged_params",
     "batches",
     "binary_cross_entropy",
+    "calibration",
     "class_means",
     "class_names",
     "class_probabilities",
     "cnn",
+    "confusion_matrix",
     "conv2d",
     "correct",
     "data_mesh",
     "epoch_indices",
     "epochs",
     "evaluate",
+    "examine",
+    "export_model",
     "fit",
     "fit_many",
     "flax_mlp",
     "from_flax",
     "from_state_dict",
     "gradient",
+    "gradient_norms",
     "hold_out",
     "init_params",
     "init_state",
@@ -90,6 +108,7 @@ __all__ = [
     "linear_layer",
     "load",
     "load_checkpoint",
+    "load_exported",
     "load_params",
     "loss",
     "losses",
@@ -100,10 +119,13 @@ __all__ = [
     "mixed_precision",
     "mlp",
     "mnist_loss",
+    "most_confused",
     "mse",
     "nearest_mean",
+    "per_class",
     "plots",
     "predict",
+    "predict_scores",
     "predicted_labels",
     "random_rotation",
     "random_shift",
@@ -118,10 +140,12 @@ __all__ = [
     "take_batch",
     "to_float",
     "to_state_dict",
+    "top_losses",
     "train_epoch",
     "update",
     "vote",
     "with_average",
+    "write_report",
 ]
 
 

@@ -6,13 +6,14 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
-from .cli import compare_torch, evaluate, export_folder, predict, report, speedrun, sweep, train
+from .cli import compare_torch, evaluate, export, export_folder, predict, report, speedrun, sweep, train
 from .cli.console import command
 
 Command = (
     Annotated[train.TrainConfig, subcommand("train")]
     | Annotated[sweep.SweepConfig, subcommand("sweep")]
     | Annotated[evaluate.EvaluateConfig, subcommand("evaluate")]
+    | Annotated[export.ExportConfig, subcommand("export")]
     | Annotated[predict.PredictConfig, subcommand("predict")]
     | Annotated[compare_torch.CompareTorchConfig, subcommand("compare_torch")]
     | Annotated[speedrun.SpeedrunConfig, subcommand("speedrun")]
@@ -22,6 +23,7 @@ _RUN = {
     train.TrainConfig: train.run,
     sweep.SweepConfig: sweep.run,
     evaluate.EvaluateConfig: evaluate.run,
+    export.ExportConfig: export.run,
     predict.PredictConfig: predict.run,
     compare_torch.CompareTorchConfig: compare_torch.run,
     speedrun.SpeedrunConfig: speedrun.run,

@@ -1,4 +1,4 @@
-"""Files and directories that are never half written."""
+"""Files and directories that are never half written, and damaged ones that are named."""
 
 import contextlib
 import os
@@ -59,6 +59,21 @@ def new_directory(path: str | Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def parsing(path: str | Path, kind: str) -> Iterator[None]:
+    """A block that has another library parse a file; whatever it raises becomes a ValueError that names the file.
+
+    >>> with parsing("digit.png", "PNG"):
+    ...     raise KeyError(7)
+    Traceback (most recent call last):
+    ValueError: digit.png: is no readable PNG (KeyError: 7)
+    """
+    try:
+        yield
+    except Exception as error:  # for bytes that make no sense parsers raise a dozen kinds, struct.error among them
+        raise ValueError(f"{path}: is no readable {kind} ({type(error).__name__}: {error})") from error
 
 
 def _open_up(temporary: Path, mode: int) -> None:

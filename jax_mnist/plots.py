@@ -1,15 +1,18 @@
 """Pictures of the chapter. Each function takes arrays and, if given, the axes to draw on, and returns the axes."""
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float, Integer, Num
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from .metrics import Calibration
 from .types import History
 
 _BLUE, _RED, _GREY = "#1f77b4", "#d62728", "#7f7f7f"
@@ -211,6 +214,87 @@ def predictions(
         right = guess == truth
         ax.set_title(guess if right else f"{guess}, not {truth}", color="black" if right else _RED, fontsize=10)
     return axes
+
+
+def confusion_matrix(confusion: Integer[Any, "k k"], classes: Sequence[str], ax: Axes | None = None) -> Axes:
+    """How often each label, a row, was taken for each class, a column, with every number in its cell.
+
+    `confusion` int [k, k], `classes` the names of the k classes. The shade is a mistake's share of its row: what
+    is right, and no mistake, stays white.
+
+    >>> len(confusion_matrix(np.array([[5, 1], [0, 7]]), ["7", "3"]).texts)
+    4
+    """
+    confusion = np.asarray(confusion)
+    side = 1.4 + 0.38 * max(len(classes), 5)
+    ax = _axes(ax, figsize=(side, side), layout="constrained")
+    mistakes = np.where(np.eye(len(classes), dtype=bool), 0, confusion)
+    shares = mistakes / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    ax.imshow(np.where(shares > 0, shares, np.nan), cmap="Reds", vmin=0, vmax=max(1.5 * shares.max(), 1e-9))
+    for (row, column), count in np.ndenumerate(confusion):
+        weight, color = ("bold", "black") if row == column else ("normal", "black" if count else "lightgrey")
+        ax.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, weight=weight, color=color)
+    ax.set_xticks(range(len(classes)), classes)
+    ax.set_yticks(range(len(classes)), classes)
+    ax.tick_params(length=0)
+    ax.set(xlabel="predicted", ylabel="label")
+    return ax
+
+
+def reliability(calibration: Calibration, ax: Axes | None = None) -> Axes:
+    """The reliability diagram: how often a model is right against how sure it says that it is.
+
+    A bar is a bin of confidence, its height the share that is right, its shade the share of all examples in it. A
+    calibrated model's bars end on the dashed diagonal.
+
+    >>> bins = np.array([0, 10]), np.array([np.nan, 0.9]), np.array([np.nan, 0.8])
+    >>> reliability(Calibration(*bins, error=0.1)).get_title()
+    'expected calibration error 0.1000'
+    """
+    ax = _axes(ax, figsize=(4.4, 4.4), layout="constrained")
+    counts, accuracy = np.asarray(calibration.counts), np.asarray(calibration.accuracy)
+    edges = np.linspace(0, 1, len(counts) + 1)
+    filled = np.flatnonzero(counts)
+    bars = ax.bar(edges[filled], accuracy[filled], 1 / len(counts), align="edge", color=_BLUE, edgecolor="white")
+    for bar, share in zip(bars, counts[filled] / counts.sum(), strict=True):
+        bar.set_alpha(0.25 + 0.75 * share)
+    ax.plot([0, 1], [0, 1], color=_GREY, linestyle="--", label="calibrated")
+    ax.plot(np.asarray(calibration.confidence), accuracy, ".", color=_RED, label="mean of a bin")
+    ax.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+    ax.set_title(f"expected calibration error {float(calibration.error):.4f}", fontsize=10)
+    ax.legend(loc="upper left")
+    return ax
+
+
+def gradient_norms(norms: Float[Any, " n"], ax: Axes | None = None) -> Axes:
+    """How much single images teach: the share of all gradient norms that the most instructive ones hold.
+
+    `norms` float [n], as from `gradient_norms`; the curve rises to 1 as images are added, largest norm first.
+
+    >>> gradient_norms(np.array([3.0, 1.0])).lines[0].get_ydata().tolist()
+    [0.0, 0.75, 1.0]
+    """
+    ax = _axes(ax, figsize=(3.6, 3.6), layout="constrained")
+    held = np.cumsum(np.append(0, np.sort(np.asarray(norms, float))[::-1]))
+    ax.plot(np.linspace(0, 1, len(held)), held / (held[-1] or 1), color=_BLUE)
+    ax.set(xlabel="share of the images, largest first", ylabel="share of all gradient norms")
+    ax.set(xlim=(0, 1), ylim=(0, 1.02))
+    ax.grid(alpha=0.3)
+    return ax
+
+
+def as_svg(ax: Axes) -> str:
+    """The figure of these axes as an SVG document without a date, the same for the same figure; it is then closed.
+
+    >>> as_svg(digit(np.zeros((2, 2)))).rstrip().endswith("</svg>")
+    True
+    """
+    figure: Any = ax.figure
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "jax_mnist"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return text.getvalue()
 
 
 def timings(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> np.ndarray:

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from test_sources import write_directory
 
 from jax_mnist import class_probabilities, load
 from jax_mnist.__main__ import main
-from jax_mnist.cli import evaluate, predict, report, train
+from jax_mnist.cli import evaluate, export, predict, report, train
 from jax_mnist.data.idx import write_idx
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -109,6 +110,28 @@ def test_evaluate_says_what_training_said(run, capsys):
     assert "was trained to tell ('7', '3')" in capsys.readouterr().err
 
 
+def test_evaluate_reports_what_it_says(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main([str(run), "--report", "look/here"]) == 0
+    assert "report: look/here/report.html" in capsys.readouterr().out
+    figures, result = (json.loads(file.read_text()) for file in (Path("look/here/report.json"), run / "result.json"))
+    assert {name: figures[name] for name in ("accuracy", "loss", "correct", "count")} == {
+        name: result[name] for name in ("accuracy", "loss", "correct", "count")
+    }
+    assert "<h1>mlp on mnist_sample</h1>" in Path("look/here/report.html").read_text()
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda file: file.unlink(), "there is no such file"),
+    (lambda file: file.write_text("epoch\nmany"), "is no history of a run"),
+], ids=["gone", "damaged"])  # fmt: skip
+def test_a_report_without_its_history_is_refused(run, tmp_path, capsys, damage, message):
+    shutil.copytree(run, tmp_path / "run")
+    damage(tmp_path / "run" / "history.csv")
+    assert evaluate.main([str(tmp_path / "run"), "--report", str(tmp_path / "look")]) == 2
+    assert f"history.csv: {message}" in capsys.readouterr().err
+
+
 def test_predict_names_the_digit_and_its_probability(run, ten, tmp_path, monkeypatch, capsys, sample):
     monkeypatch.chdir(tmp_path)
     for label, name in ((1, "three.png"), (0, "seven.png")):
@@ -119,6 +142,19 @@ def test_predict_names_the_digit_and_its_probability(run, ten, tmp_path, monkeyp
         rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if ".png" in line]
         assert [row[-3].strip() for row in rows] == ["3", "7"]
         assert all(0.5 < float(row[-2]) <= 1 for row in rows)
+
+
+def test_the_exported_file_predicts_as_the_run(run, tmp_path, monkeypatch, capsys, sample):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(sample.valid.images[10]).resize((300, 300)).save("digit.png")
+    assert export.main([str(run), "digits.jaxexport"]) == 0
+    assert "2 classes" in capsys.readouterr().out
+    assert [predict.main([trained, "digit.png"]) for trained in (str(run), "digits.jaxexport")] == [0, 0]
+    first, second = capsys.readouterr().out.split("picture")[1:]
+    assert first.splitlines()[2] == second.splitlines()[2]
+    (tmp_path / "digits.jaxexport").write_text("damaged")
+    assert predict.main(["digits.jaxexport", "digit.png"]) == 2
+    assert "error: digits.jaxexport: is no readable exported model" in capsys.readouterr().err
 
 
 def test_probabilities_sum_to_one():
@@ -188,7 +224,7 @@ def test_report_names_versions_and_devices(capsys):
     assert report._version("no such package") == "not installed"
 
 
-@pytest.mark.parametrize("name", ["train", "sweep", "evaluate", "predict"])
+@pytest.mark.parametrize("name", ["train", "sweep", "evaluate", "export", "predict"])
 def test_scripts_are_the_commands(name):
     code = [sys.executable, "-W", "error", str(SCRIPTS / f"{name}.py"), "--help"]
     output = subprocess.run(code, capture_output=True, text=True, check=True).stdout

@@ -76,7 +76,7 @@ def spoil_stranger(path):
 SPOILT = {
     r"valid/7/10\.png: is 28x29 pixels; expected 28x28": spoil_size,
     r"valid/7/10\.png: has pixels of mode I;16; expected 8-bit grey": spoil_mode,
-    r"valid/7/10\.png: is no readable PNG \(cannot identify": spoil_text,
+    r"valid/7/10\.png: is no readable PNG \(UnidentifiedImageError: cannot identify": spoil_text,
     r"valid/7/10\.png: is no readable PNG": spoil_cut,
     "valid/7: empty; expected PNG images": spoil_empty_class,
     r"valid: has classes \['8'\] that the training images lack": spoil_stranger,

@@ -43,7 +43,7 @@ BAD = {
     "cut short in its header": GOOD[:10],
     "= 24 bytes of data but holds 23": GOOD[:-1],
     "= 24 bytes of data but holds more": GOOD + b"\0",
-    "more than the 1,073,741,824 that are read": struct.pack(">4I", 0x0803, 2**31, 28, 28),
+    "more than the 671,088,640 that are read": struct.pack(">4I", 0x0803, 2**31, 28, 28),
 }
 
 

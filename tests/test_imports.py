@@ -31,6 +31,7 @@ ARROWS = {
     "training": {"sharding", "averaging", "data.batches", "metrics"},
     "guard": {"training"},
     "sweeps": {"sharding", "averaging", "data.batches", "metrics", "training"},
+    "interpret": {"data.batches", "metrics", "training"},
     "models.dense": {"from_scratch"},
     "models.columns": set(),
     "models.patches": set(),
@@ -38,8 +39,10 @@ ARROWS = {
     "models.precision": set(),
     "models.nnx": {"models.conv"},
     "checkpoints": set(),
+    "export": {"data.batches"},
     "pytorch": set(),
-    "plots": set(),
+    "plots": {"metrics"},
+    "report": {"interpret", "plots"},
     "speedrun": {"models.columns"},
 }
 

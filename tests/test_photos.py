@@ -120,6 +120,14 @@ def test_large_pictures_and_specks(tmp_path):
     assert image.max() > 200
 
 
+def test_a_large_picture_of_16_bits_is_read(tmp_path):
+    picture = stroke(1200, 1600)
+    picture.save(tmp_path / "8.png")
+    Image.fromarray(np.asarray(picture).astype(np.uint16) * 257).save(tmp_path / "16.png")
+    difference = read_photo(tmp_path / "8.png").astype(int) - read_photo(tmp_path / "16.png")
+    assert abs(difference).max() <= 2
+
+
 def save_text(path):
     path.write_text("not a picture")
 

@@ -2,7 +2,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from jax_mnist import History, plots
+from jax_mnist import History, calibration, plots
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +18,9 @@ def test_each_draws_on_the_axes_it_is_given():
         lambda ax: plots.pixel_table(np.arange(12).reshape(3, 4), ax),
         lambda ax: plots.tangent(lambda x: x**2, -1.5, ax=ax),
         lambda ax: plots.curves(history, ax),
+        lambda ax: plots.confusion_matrix(np.array([[5, 1], [0, 7]]), "73", ax),
+        lambda ax: plots.reliability(calibration(np.ones((3, 1), np.float32), np.array([1, 1, 0])), ax),
+        lambda ax: plots.gradient_norms(np.ones(3), ax),
         lambda ax: plots.sweep([0.1, 1.0], {"30": np.ones((2, 2))}, ax),
     ]
     _, axes = plt.subplots(1, len(draw))
@@ -79,3 +82,28 @@ def test_a_sweep_shows_means_and_deviations():
     segments = np.array(bars.lines[2][0].get_segments())
     np.testing.assert_allclose(np.diff(segments[:, :, 1])[:, 0], 2 * values.std(axis=1, ddof=1))
     assert none.lines[2] == ()
+
+
+def test_the_confusion_matrix_shows_every_number_and_shades_mistakes_alone():
+    ax = plots.confusion_matrix(np.array([[1234, 10, 0], [0, 0, 0], [5, 0, 95]]), ["a", "b", "c"])
+    assert [text.get_text() for text in ax.texts] == ["1,234", "10", "0", "0", "0", "0", "5", "0", "95"]
+    shares = ax.images[0].get_array().filled(0)
+    np.testing.assert_allclose(shares, [[0, 10 / 1244, 0], [0, 0, 0], [0.05, 0, 0]])
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_the_reliability_diagram_has_a_bar_for_each_filled_bin():
+    scores = np.array([[0.1], [3.0], [-3.0], [3.0]], np.float32)
+    ax = plots.reliability(calibration(scores, np.array([1, 1, 1, 1]), bins=4))
+    assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(0.5, 0.25), (0.75, 0.25)]
+    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], [1, 2 / 3])
+
+
+def test_norms_that_are_all_zero_draw_a_flat_line():
+    assert plots.gradient_norms(np.zeros(4)).lines[0].get_ydata().tolist() == [0] * 5
+
+
+def test_the_same_figure_is_the_same_svg_and_is_closed():
+    first, second = (plots.as_svg(plots.digit(np.eye(4), "one")) for _ in range(2))
+    assert first == second
+    assert plt.get_fignums() == []

@@ -1,17 +1,19 @@
-"""`evaluate`: a trained model's loss and accuracy on a dataset's validation images."""
+"""`evaluate`: a trained model's loss and accuracy on a dataset's validation images, and a page that looks closer."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from .. import class_names, evaluate, load
+from .. import class_names, evaluate, examine, load
+from ..types import Metrics
 from .console import EXIT_OK, Platform, describe, script, use_platform
+from .pictures import load_plots
 from .recipes import make_loss
-from .runs import load_run
+from .runs import Run, load_history, load_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,8 @@ class EvaluateConfig:
     """The directory that `train --out` wrote."""
     dataset: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: what it was trained on)")] = None
     """A dataset with the same classes."""
+    report: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")] = None
+    """Write report.html and report.json there: confusions, top losses, calibration, what training images teach."""
     platform: Platform = None
     """Run there or fail: never a silent fall back to another."""
 
@@ -35,11 +39,35 @@ def run(config: EvaluateConfig) -> int:
     classes = class_names(dataset)
     if classes != trained.classes:
         raise ValueError(f"{dataset} has the classes {classes}; {config.run} was trained to tell {trained.classes}")
-    metrics = evaluate(trained.model, trained.params, load(dataset).valid, make_loss(len(classes)))
+    metrics = _evaluate(trained, dataset, config)
     table = Table("dataset", "images", "loss", "accuracy")
     table.add_row(dataset, f"{metrics.count:,}", f"{metrics.loss:.4f}", f"{metrics.accuracy:.4f}")
     console.print(table)
+    if config.report:
+        console.print(f"report: {config.report / 'report.html'}", highlight=False, soft_wrap=True)
     return EXIT_OK
+
+
+def _evaluate(trained: Run, dataset: str, config: EvaluateConfig) -> Metrics:
+    splits, loss_fn = load(dataset), make_loss(len(trained.classes))
+    if config.report is None:
+        return evaluate(trained.model, trained.params, splits.valid, loss_fn)
+    history = load_history(config.run)
+    load_plots()  # without a screen
+    from ..report import write_report
+
+    findings = examine(trained.model, trained.params, splits, loss_fn)
+    title = f"{trained.config['model']} on {dataset}"
+    about = {name.replace("_", " "): _text(value) for name, value in trained.config.items() if name not in _NOT_SHOWN}
+    write_report(config.report, findings, splits, trained.classes, title, about, history)
+    return findings.metrics
+
+
+_NOT_SHOWN = ("classes", "out", "platform", "seeds", "target_accuracy")
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
 
 
 main = script(EvaluateConfig, run)

@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 from tyro.conf import Positional
 
-from .. import class_probabilities, make_batch, predicted_labels, read_photo
+from .. import class_probabilities, load_exported, make_batch, predicted_labels, read_photo
 from .console import EXIT_OK, Platform, script, use_platform
 from .runs import load_run
 
@@ -18,7 +19,7 @@ class PredictConfig:
     """Say which digit is in a picture: a PNG or JPEG of any size, dark on light or light on dark."""
 
     run: Positional[Path]
-    """The directory that `train --out` wrote."""
+    """The directory that `train --out` wrote, or the file that `export` wrote."""
     images: Positional[tuple[Path, ...]]
     """One digit a picture."""
     platform: Platform = None
@@ -28,18 +29,27 @@ class PredictConfig:
 def run(config: PredictConfig) -> int:
     """Predict as configured."""
     use_platform(config.platform)
-    trained = load_run(config.run)
     if not config.images:
         raise ValueError("no picture was named; expected one or more PNG or JPEG files")
     images = np.stack([read_photo(path) for path in config.images])
-    batch = make_batch(images, np.zeros(len(images), np.int32))
-    scores = trained.model.apply(trained.params, batch.x)
+    scores, classes = _scores(config.run, images)
     table = Table(Column("picture", overflow="fold"), "digit", "probability")
     shares = class_probabilities(scores)
     for path, label, share in zip(config.images, predicted_labels(scores), shares, strict=True):
-        table.add_row(str(path), trained.classes[int(label)], f"{share[label]:.4f}")
+        table.add_row(str(path), classes[int(label)], f"{share[label]:.4f}")
     Console().print(table)
     return EXIT_OK
+
+
+def _scores(run: Path, images: np.ndarray) -> tuple[Any, tuple[str, ...]]:
+    """The images' scores by a run's model or an exported one, and the names of the classes."""
+    if run.is_file():
+        exported = load_exported(run)
+        if exported.image_shape != images.shape[1:]:
+            raise ValueError(f"{run}: takes images of {exported.image_shape}; a picture becomes {images.shape[1:]}")
+        return exported.scores(images), exported.classes
+    trained = load_run(run)
+    return trained.model.apply(trained.params, make_batch(images, np.zeros(len(images), np.int32)).x), trained.classes
 
 
 main = script(PredictConfig, run)

@@ -1,15 +1,17 @@
 """A run on disk: what was asked for, what came out, and the trained model."""
 
+import csv
 import json
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from ..checkpoints import load_params
 from ..files import replacing
-from ..types import Model, Params
+from ..types import History, Model, Params
 from .recipes import make_model
 
 CONFIG, RESULT, HISTORY, PARAMS = "config.json", "result.json", "history.csv", "model.safetensors"
@@ -58,3 +60,18 @@ def load_run(path: Path) -> Run:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: is no configuration of a run ({type(error).__name__}: {error})") from error
     return Run(model, load_params(path / PARAMS, like), classes, config)
+
+
+def load_history(path: Path) -> History:
+    """The epochs of the run that `train --out PATH` wrote.
+
+    Raises FileNotFoundError where there is no such file, ValueError, naming it, where it is damaged.
+    """
+    file = path / HISTORY
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: there is no such file; expected what `train --out {path}` writes")
+    try:
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+        return History(*(np.array([float(row[name]) for row in rows]) for name in History._fields))
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{file}: is no history of a run ({type(error).__name__}: {error})") from error

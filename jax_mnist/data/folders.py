@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from ..files import new_directory
+from ..files import new_directory, parsing
 from ..types import Dataset, Splits
 
 SIDE = 28
@@ -107,14 +107,14 @@ def _read_part(part: Path, classes: tuple[str, ...]) -> Dataset:
 def _read_png(path: Path) -> np.ndarray:
     from PIL import Image
 
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            image.verify()  # checksums, without which a file cut short can pass; it uses the image up
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.size != (SIDE, SIDE):
-                raise ValueError(f"{path}: is {image.width}x{image.height} pixels; expected {SIDE}x{SIDE}")
-            if image.mode not in ("L", "RGB"):
-                raise ValueError(f"{path}: has pixels of mode {image.mode}; expected 8-bit grey (L) or RGB")
-            return np.asarray(image.convert("L"), np.uint8)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: is no readable PNG ({error})") from error
+    with parsing(path, "PNG"), Image.open(path, formats=["PNG"]) as image:
+        image.verify()  # checksums, without which a file cut short can pass; it uses the image up
+    with parsing(path, "PNG"), Image.open(path, formats=["PNG"]) as image:
+        size, mode = image.size, image.mode
+        fits = size == (SIDE, SIDE) and mode in ("L", "RGB")
+        pixels = np.asarray(image.convert("L"), np.uint8) if fits else np.empty(0, np.uint8)
+    if size != (SIDE, SIDE):
+        raise ValueError(f"{path}: is {size[0]}x{size[1]} pixels; expected {SIDE}x{SIDE}")
+    if not fits:
+        raise ValueError(f"{path}: has pixels of mode {mode}; expected 8-bit grey (L) or RGB")
+    return pixels

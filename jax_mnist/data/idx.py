@@ -11,8 +11,10 @@ import numpy as np
 
 from ..files import replacing
 
-MAX_BYTES = 2**30
-"""The largest array that is read: EMNIST, the largest of the family, has half of it."""
+MAX_BYTES = 640 * 2**20
+"""The largest array that is read: EMNIST, the largest of the family, has 522 MiB."""
+
+_PIECE = 2**20
 
 
 def read_idx(path: str | Path, dimensions: int, sha256: str | None = None) -> np.ndarray:
@@ -57,8 +59,10 @@ def _parse(path: Path, file: io.BufferedIOBase, dimensions: int, sha256: str | N
     size = math.prod(shape)
     if size > MAX_BYTES:
         raise ValueError(f"{path}: announces {shape} = {size:,} bytes, more than the {MAX_BYTES:,} that are read")
-    data = file.read(size)
-    if len(data) < size or file.read(1):
+    data = bytearray()  # grows with what is there, not with what is announced
+    while piece := file.read(min(_PIECE, size + 1 - len(data))):
+        data += piece
+    if len(data) != size:
         found = f"{len(data):,}" if len(data) < size else "more"
         raise ValueError(f"{path}: announces {shape} = {size:,} bytes of data but holds {found}")
     if sha256 is not None:
@@ -66,7 +70,7 @@ def _parse(path: Path, file: io.BufferedIOBase, dimensions: int, sha256: str | N
         digest.update(data)
         if digest.hexdigest() != sha256:
             raise ValueError(f"{path}: sha256 of the contents is {digest.hexdigest()}, expected {sha256}")
-    return np.frombuffer(data, np.uint8).reshape(shape).copy()
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def write_idx(path: str | Path, array: np.ndarray) -> None:

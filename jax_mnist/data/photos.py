@@ -7,13 +7,14 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageOps
 from scipy import ndimage
 
+from ..files import parsing
 from .folders import SIDE
 
 BOX = 20
 """The side of the box that a digit is fitted into, before it is centred by mass in SIDE x SIDE."""
 
 _LARGEST = 400
-_MAX_PIXELS = 100_000_000
+_MAX_PIXELS = 64_000_000  # of four bytes, three times over while it is made smaller: 768 MB
 
 
 def read_photo(path: str | Path) -> UInt8[np.ndarray, "28 28"]:
@@ -44,21 +45,26 @@ def _open(path: Path) -> Float[np.ndarray, "h w"]:
     """The picture upright, on white, grey in [0, 1], at most _LARGEST pixels a side."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected a PNG or JPEG")
-    try:
-        with Image.open(path, formats=["PNG", "JPEG"]) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise ValueError(f"{path}: {image.width}x{image.height} is too large; expected at most 100 megapixels")
-            image.draft("L", (_LARGEST, _LARGEST))
-            upright = ImageOps.exif_transpose(image)
-            upright.thumbnail((2 * _LARGEST, 2 * _LARGEST), Image.Resampling.BOX)
-            if upright.mode in ("I", "I;16", "F"):
-                upright = _scaled_to_8_bits(upright)
-            on_white = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-            grey = on_white.convert("L")
-            grey.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
-            return np.asarray(grey, np.float32) / 255
-    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path}: is no readable PNG or JPEG ({error})") from error
+    with parsing(path, "PNG or JPEG"), Image.open(path, formats=["PNG", "JPEG"]) as image:
+        width, height = image.size
+        grey = _upright_grey(image) if width * height <= _MAX_PIXELS else None
+    if grey is None:
+        raise ValueError(f"{path}: {width}x{height} is too large; expected at most {_MAX_PIXELS // 10**6} megapixels")
+    return grey
+
+
+def _upright_grey(image: Image.Image) -> Float[np.ndarray, "h w"]:
+    image.draft("L", (_LARGEST, _LARGEST))
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "I;16":
+        upright = upright.convert("I")  # which Pillow can make smaller
+    upright.thumbnail((2 * _LARGEST, 2 * _LARGEST), Image.Resampling.BOX)
+    if upright.mode in ("I", "F"):
+        upright = _scaled_to_8_bits(upright)
+    on_white = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
+    grey = on_white.convert("L")
+    grey.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
+    return np.asarray(grey, np.float32) / 255
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:

@@ -1,0 +1,157 @@
+import re
+import subprocess
+import sys
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_mnist import Model, cnn, export, export_model, flax_mlp, linear, load_exported, make_batch, mlp
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 28, 28), np.uint8)
+DIGITS = tuple("0123456789")
+MODELS = {
+    "linear": (linear(), ("7", "3")),
+    "mlp": (mlp((784, 30, 1)), ("7", "3")),
+    "flax_mlp": (flax_mlp((784, 32, 10)), DIGITS),
+    "cnn": (cnn(filters=(4, 8), hidden=(16,)), DIGITS),
+}
+
+
+def live_scores(model, params, images=IMAGES):
+    return jax.jit(model.apply)(params, make_batch(images, np.zeros(len(images), np.int32)).x)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A small exported model, its scores of IMAGES beside it."""
+    path = tmp_path_factory.mktemp("export") / "digits.jaxexport"
+    model, classes = MODELS["cnn"]
+    params = model.init(jax.random.key(0))
+    export_model(path, model, params, classes)
+    np.save(path.with_name("images.npy"), IMAGES)
+    np.save(path.with_name("scores.npy"), live_scores(model, params))
+    return path
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_file_scores_as_the_live_model(tmp_path, name):
+    model, classes = MODELS[name]
+    params = model.init(jax.random.key(0))
+    export_model(tmp_path / "model", model, params, classes)
+    exported = load_exported(tmp_path / "model")
+    assert (exported.classes, exported.image_shape) == (classes, (28, 28))
+    for count in (1, 7):
+        expected = live_scores(model, params, IMAGES[:count])
+        np.testing.assert_allclose(exported.scores(IMAGES[:count]), expected, rtol=0, atol=1e-6)
+
+
+def test_jax_and_flatbuffers_alone_run_it_in_the_lines_that_the_docstring_shows(file):
+    """No other package can be imported in that process, this one's code included."""
+    *_, lines = re.split(r"in these lines:\n\n", export.__doc__)
+    code = f"""
+import sys, importlib.abc
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in ("jax_mnist", "flax", "optax", "jaxtyping", "safetensors", "PIL", "matplotlib"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+images = np.load("images.npy")
+{re.sub("^    ", "", lines, flags=re.MULTILINE)}
+assert classes == list("0123456789")
+print(abs(np.asarray(scores) - np.load("scores.npy")).max())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=file.parent, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert float(ended.stdout) <= 1e-6
+
+
+def test_it_is_for_three_platforms_and_any_batch_size(file):
+    with zipfile.ZipFile(file) as archive:
+        exported = jax.export.deserialize(archive.read("program"))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert str(exported.in_avals[0].shape[0]) == "b"
+
+
+def test_the_same_model_is_the_same_bytes(tmp_path):
+    params = linear().init(jax.random.key(0))
+    for name in "ab":
+        export_model(tmp_path / name, linear(), params, ("7", "3"))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_classes_that_do_not_fit_leave_the_file_that_was_there(tmp_path):
+    path = tmp_path / "model"
+    path.write_text("before")
+    with pytest.raises(ValueError, match=r"1 column\(s\) of scores do not fit the classes"):
+        export_model(path, linear(), linear().init(jax.random.key(0)), DIGITS)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def rezipped(path, **entries):
+    with zipfile.ZipFile(path) as archive:
+        contents = {"program": archive.read("program"), "about.json": archive.read("about.json")} | entries
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in contents.items():
+            if data is not None:
+                archive.writestr(name.replace("about_json", "about.json"), data)
+
+
+SPOILT = {
+    r"BadZipFile": lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    r"File is not a zip file": lambda path: path.write_text("no model"),
+    r"Bad CRC-32 for file 'program'": lambda path: path.write_bytes(path.read_bytes().replace(b"HLO", b"HL0")),
+    r"There is no item named 'program'": lambda path: rezipped(path, program=None),
+    r"its format is 'version 9'; expected": lambda path: rezipped(
+        path, **{"about.json": '{"format": "version 9"}'}
+    ),
+    r"do not fit the classes \('7', '3'\)": lambda path: rezipped(
+        path, **{"about.json": '{"format": "jax_mnist model, version 1", "classes": ["7", "3"]}'}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", SPOILT)
+def test_a_damaged_file_is_named_with_the_reason(tmp_path, file, message):
+    path = tmp_path / "digits.jaxexport"
+    path.write_bytes(file.read_bytes())
+    SPOILT[message](path)
+    with pytest.raises(ValueError, match=message) as error:
+        load_exported(path)
+    assert str(error.value).startswith(f"{path}: is no readable exported model")
+
+
+def test_what_takes_no_images_is_refused(tmp_path, file):
+    other = jax.export.export(jax.jit(jnp.sin))(jax.ShapeDtypeStruct((2,), jnp.float32))
+    path = tmp_path / "sin.jaxexport"
+    path.write_bytes(file.read_bytes())
+    rezipped(path, program=bytes(other.serialize()))
+    with pytest.raises(ValueError, match="expected images uint8"):
+        load_exported(path)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no such file; expected an exported model"):
+        load_exported(tmp_path / "nothing")
+
+
+def test_other_images_are_refused(file):
+    exported = load_exported(file)
+    with pytest.raises(ValueError, match="Shape mismatch"):
+        exported.scores(IMAGES[:, :20])
+    with pytest.raises(ValueError, match="Dtype mismatch"):
+        exported.scores(IMAGES / np.float32(255))
+
+
+def test_other_image_shapes(tmp_path):
+    model = Model(lambda key: jnp.ones((12, 2)), lambda params, x: x @ params)
+    export_model(tmp_path / "small", model, model.init(None), "ab", image_shape=(2, 2, 3))
+    exported = load_exported(tmp_path / "small")
+    assert exported.image_shape == (2, 2, 3)
+    np.testing.assert_allclose(exported.scores(np.full((1, 2, 2, 3), 255, np.uint8)), [[12, 12]], rtol=1e-6)

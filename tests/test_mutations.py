@@ -1,0 +1,346 @@
+"""Damaged files, thousands of them: every parser gives a result or says which file is wrong, in little memory."""
+
+import contextlib
+import gzip
+import io
+import signal
+import struct
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jax_mnist import export_model, init_params, linear, load, load_exported, load_params, read_photo, save_params
+from jax_mnist.data.idx import read_idx
+from jax_mnist.data.sources import SIDE
+
+GIB = 2**30
+SECONDS = 30
+DIGIT = np.zeros((SIDE, SIDE), np.uint8)
+DIGIT[4:24, 12:16] = 255
+PARAMS = init_params(jax.random.key(0), (6, 4, 1))
+
+
+def as_it_is(contents: bytes) -> bytes:
+    return contents
+
+
+class Parser(NamedTuple):
+    """A file name, `parse(path) -> whether the result is one`, and `make() -> [(what is mutated, what seals it)]`.
+
+    A seal makes checksums right again, so that what lies behind them is reached.
+    """
+
+    name: str
+    parse: Callable[[Path], bool]
+    make: Callable[[], list[tuple[bytes, Callable[[bytes], bytes]]]]
+
+
+def written(write: Callable[[Path], Any], name: str = "file") -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        write(Path(directory) / name)
+        return (Path(directory) / name).read_bytes()
+
+
+def picture(kind: str, image: np.ndarray | Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, format=kind, **options)
+    return file.getvalue()
+
+
+def with_png_checksums(png: bytes) -> bytes:
+    sealed, place = png[:8], 8
+    while place + 12 <= len(png):
+        (size,) = struct.unpack(">I", png[place : place + 4])
+        body = png[place + 4 : place + 8 + size]
+        sealed += png[place : place + 4] + body + struct.pack(">I", zlib.crc32(body))
+        place += 12 + size
+    return sealed + png[place:]
+
+
+def make_idx():
+    contents = struct.pack(">4I", 0x0803, 3, SIDE, SIDE) + np.stack([DIGIT] * 3).tobytes()
+    return [(contents, as_it_is), (contents, gzip.compress), (gzip.compress(contents), as_it_is)]
+
+
+def parse_idx(path):
+    images = read_idx(path, 3)
+    return images.ndim == 3 and images.dtype == np.uint8
+
+
+def make_params():
+    return [(written(lambda path: save_params(path, PARAMS)), as_it_is)]
+
+
+def parse_params(path):
+    loaded = load_params(path, PARAMS)
+    return [(a.shape, a.dtype) for a in jax.tree.leaves(loaded)] == [
+        (a.shape, a.dtype) for a in jax.tree.leaves(PARAMS)
+    ]
+
+
+def make_png():
+    palette, colour = Image.fromarray(DIGIT).convert("P"), Image.fromarray(DIGIT).convert("RGB")
+    pngs = [picture("PNG", image) for image in (DIGIT, palette, colour, Image.new("I;16", (SIDE, SIDE)))]
+    return [(png, seal) for png in pngs for seal in (as_it_is, with_png_checksums)]
+
+
+def parse_folder(path):
+    """`path` becomes one image of a folder that is otherwise good."""
+    for part in ("train", "valid"):
+        (path.parent / part / "3").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(DIGIT).save(path.parent / part / "3" / "1.png")
+    path.replace(path.parent / "train" / "3" / "2.png")
+    train, valid = load(path.parent)
+    return train.images.shape == (2, SIDE, SIDE) and len(valid) == 1
+
+
+def make_photo():
+    large = Image.fromarray(255 - DIGIT).resize((90, 120))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a photographed digit"  # turned by a quarter
+    jpegs = [picture("JPEG", image, exif=exif) for image in (large, large.convert("RGB"))]
+    layers = [picture("PNG", large.convert(mode), exif=exif) for mode in ("L", "LA", "RGBA", "I;16", "1")]
+    return [(jpeg, as_it_is) for jpeg in jpegs] + [(png, with_png_checksums) for png in layers]
+
+
+def parse_photo(path):
+    image = read_photo(path)
+    return image.shape == (SIDE, SIDE) and image.dtype == np.uint8
+
+
+def make_exported():
+    params = linear().init(jax.random.key(0))
+    whole = written(lambda path: export_model(path, linear(), params, ("7", "3")))
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        program, about = archive.read("program"), archive.read("about.json")
+
+    return [
+        (whole, as_it_is),
+        (about, lambda contents: zipped(program, contents)),
+        (program, lambda contents: zipped(contents, about)),
+    ]
+
+
+def zipped(program: bytes, about: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr("program", program)
+        archive.writestr("about.json", about)
+    return file.getvalue()
+
+
+def parse_exported(path):
+    exported = load_exported(path)
+    return len(exported.classes) == 2 and all(isinstance(side, int) for side in exported.image_shape)
+
+
+PARSERS = {
+    "idx": Parser("images", parse_idx, make_idx),
+    "parameters": Parser("model.safetensors", parse_params, make_params),
+    "folder": Parser("image.png", parse_folder, make_png),
+    "photo": Parser("photo.png", parse_photo, make_photo),
+    "exported": Parser("model.jaxexport", parse_exported, make_exported),
+}
+
+NUMBERS = [
+    b"\0",
+    b"\xff",
+    b"\x80\0\0\0",
+    b"\x7f\xff\xff\xff",
+    b"\xff\xff\xff\xff",
+    b"\0\0\0\x80",
+    b"\xff" * 8,
+    b"\0" * 8,
+]
+WORDS = [
+    b"F64",
+    b"BF16",
+    b"F8_E4M3",
+    b"null",
+    b"[]",
+    b"{}",
+    b"-1",
+    b"1e99",
+    b"99999999999",
+    b'"',
+    b"zTXt",
+    b"iCCP",
+    b"eXIf",
+]
+
+
+@st.composite
+def mutated(draw, good: bytes) -> bytes:
+    """Some bytes overwritten, put in, left out, doubled or turned, or the end cut off; one to five times."""
+    contents = good
+    for _ in range(draw(st.integers(1, 5))):
+        end = len(contents)
+        place = draw(st.one_of(st.integers(0, min(end, 64)), st.integers(0, end), st.integers(max(end - 64, 0), end)))
+        some = draw(st.one_of(st.sampled_from(NUMBERS + WORDS), st.binary(min_size=1, max_size=8)))
+        length = draw(st.integers(1, 32))
+        contents = draw(
+            st.sampled_from([
+                contents[:place] + some + contents[place + len(some) :],
+                contents[:place] + some + contents[place:],
+                contents[:place] + contents[place + length :],
+                contents[: place + length] + contents[place:],
+                contents[:place] + bytes(b ^ 1 << length % 8 for b in contents[place:][:1]) + contents[place + 1 :],
+                contents[:place],
+            ])
+        )  # fmt: skip
+    return contents
+
+
+class Hang(BaseException):
+    """It took too long."""
+
+
+@contextlib.contextmanager
+def limits():
+    """Inside, a block that takes more than SECONDS ends with Hang."""
+
+    def stop(*_):
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def outcome(parser: Parser, contents: bytes) -> str:
+    """How reading such a file ends; whatever is raised beside our own error passes through."""
+    with tempfile.TemporaryDirectory() as directory, limits(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as for a user; Pillow warns of much that it can read
+        path = Path(directory) / parser.name
+        path.write_bytes(contents)
+        try:
+            assert parser.parse(path)
+        except (ValueError, FileNotFoundError) as error:
+            if not str(error).startswith(directory):
+                raise AssertionError("the message names no file") from error
+            return "refused"
+        return "read"
+
+
+@contextlib.contextmanager
+def measured(most: int = GIB):
+    """Inside, the process must not grow by `most` bytes, not even for a moment."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the largest size so far is forgotten
+    except OSError:
+        pytest.skip("no Linux, whose peak of memory can be read")
+    before = peak()
+    yield
+    assert peak() - before < most
+
+
+def peak() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_mutated_file_is_read_or_refused(name, count):
+    parser = PARSERS[name]
+    seeds = parser.make()
+    outcomes = {"read": 0, "refused": 0}
+
+    @settings(max_examples=count, deadline=None, derandomize=count == 200, database=None,
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(st.data())
+    def check(data):
+        good, seal = seeds[data.draw(st.integers(0, len(seeds) - 1))]
+        outcomes[outcome(parser, seal(data.draw(mutated(good))))] += 1
+
+    with measured():
+        check()
+    print(f"\n{name}: {outcomes}")
+    assert outcomes["refused"] > count // 4
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_what_is_mutated_was_good(name):
+    for good, seal in PARSERS[name].make():
+        if name != "folder" or Image.open(io.BytesIO(good)).mode in ("L", "RGB"):
+            assert outcome(PARSERS[name], seal(good)) == "read"
+
+
+def png_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of 28x28 grey pixels with the given chunks before its pixels."""
+    good = picture("PNG", DIGIT)
+    extra = b"".join(struct.pack(">I", len(data)) + kind + data + bytes(4) for kind, data in chunks)
+    return with_png_checksums(good[:33] + extra + good[33:])
+
+
+def png_of(width: int, height: int) -> bytes:
+    good = picture("PNG", DIGIT)
+    return with_png_checksums(good[:16] + struct.pack(">II", width, height) + good[24:])
+
+
+def tensor_of(*shape: int) -> bytes:
+    end = 4 * int(np.prod(shape, dtype=object))
+    header = f'{{"0.bias":{{"dtype":"F32","shape":{list(shape)},"data_offsets":[0,{end}]}}}}'.encode()
+    return struct.pack("<Q", len(header)) + header
+
+
+LARGE = {
+    "idx of 2^31 images": ("idx", lambda: struct.pack(">4I", 0x0803, 2**31, 28, 28)),
+    "idx of 2^31 images, gzipped": ("idx", lambda: gzip.compress(struct.pack(">4I", 0x0803, 2**31, 28, 28))),
+    "idx of the most that is read, not there": ("idx", lambda: struct.pack(">4I", 0x0803, 640, 2**10, 2**10)),
+    "idx that unpacks to 2 GiB": ("idx", lambda: gzip_of_zeros(2, struct.pack(">4I", 0x0803, 28, 28, 28))),
+    "a header of 2^63 bytes": ("parameters", lambda: struct.pack("<Q", 2**63) + b"{}"),
+    "a tensor of 2^31 rows": ("parameters", lambda: tensor_of(2**31, 784)),
+    "png of 2^31 x 28": ("folder", lambda: png_of(2**31 - 1, 28)),
+    "png of 20,000 x 20,000 in a folder": ("folder", lambda: png_of(20_000, 20_000)),
+    "png whose text unpacks to 1 GiB": ("folder", lambda: png_chunks((b"zTXt", b"a\0\0" + deflated_zeros(1)))),
+    "photo of 20,000 x 20,000": ("photo", lambda: png_of(20_000, 20_000)),
+    "photo of 9,000 x 9,000": ("photo", lambda: png_of(9_000, 9_000)),
+    "photo whose text unpacks to 1 GiB": ("photo", lambda: png_chunks((b"iTXt", b"a\0\1\0\0\0" + deflated_zeros(1)))),
+    "a program that unpacks to 1 GiB": ("exported", lambda: zipped(bytes(GIB), b"{}", zipfile.ZIP_DEFLATED)),
+}  # fmt: skip
+
+
+def deflated_zeros(gib: int) -> bytes:
+    packer = zlib.compressobj(1)
+    return b"".join(packer.compress(bytes(2**26)) for _ in range(16 * gib)) + packer.flush()
+
+
+def gzip_of_zeros(gib: int, start: bytes) -> bytes:
+    """Two gzip members one after the other, which is one file."""
+    file = io.BytesIO(gzip.compress(start))
+    file.seek(0, io.SEEK_END)
+    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as zeros:
+        for _ in range(16 * gib):
+            zeros.write(bytes(2**26))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_what_announces_much_is_refused_in_little_memory(what):
+    name, make = LARGE[what]
+    contents = make()
+    with measured(2**28):
+        assert outcome(PARSERS[name], contents) == "refused"
+
+
+@pytest.mark.slow
+def test_the_largest_photo_that_is_read_takes_less_than_a_gib():
+    contents = picture("PNG", Image.new("RGBA", (8000, 8000), "white"), compress_level=1)
+    with measured():
+        outcome(PARSERS["photo"], contents)

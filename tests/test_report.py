@@ -1,0 +1,137 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import jax
+import numpy as np
+import pytest
+
+from jax_mnist import Dataset, History, Splits, examine, flax_mlp, linear, mnist_loss, softmax_cross_entropy
+from jax_mnist.report import as_figures, write_report
+
+HISTORY = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
+
+
+@pytest.fixture(scope="module")
+def found(sample):
+    """An untrained model's findings for a few images whose classes have awkward names."""
+    splits = Splits(*(Dataset(part.images[::40], part.labels[::40]) for part in sample))
+    model = linear()
+    return examine(model, model.init(jax.random.key(0)), splits, mnist_loss, examples=6), splits, ("<7>", "3 & 3")
+
+
+@pytest.fixture(scope="module")
+def page(found, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("report") / "new" / "directory"
+    return write_report(directory, *found, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
+
+
+class Page(HTMLParser):
+    """The page's elements, its text, and whether every element that is opened is closed in its order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.words = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_is_well_formed_and_needs_nothing_else(page):
+    parsed = Page(page.read_text())
+    assert parsed.open == []
+    assert not {tag for tag, _ in parsed.elements} & {"script", "iframe", "object"}
+    targets = [attributes[name] for _, attributes in parsed.elements for name in ("src", "href") if name in attributes]
+    assert targets
+    assert all(target.startswith("data:") for target in targets)
+    assert not re.search(r"url\(|@import", page.read_text())
+    assert sorted(file.name for file in page.parent.iterdir()) == ["report.html", "report.json"]
+
+
+def test_every_picture_has_an_alternative_and_every_table_headings(page):
+    elements = Page(page.read_text()).elements
+    pictures = [attributes for tag, attributes in elements if tag == "img"]
+    assert len(pictures) == 4 + 3 * 6
+    assert all(attributes["alt"] for attributes in pictures)
+    tags = [tag for tag, _ in elements]
+    assert tags.count("caption") == tags.count("table") == 3
+    assert all("scope" in attributes for tag, attributes in elements if tag == "th")
+    assert [tag for tag in tags if tag in ("h1", "h2")] == ["h1", *["h2"] * 6]
+
+
+def test_names_are_text_and_not_markup(page):
+    words = "\n".join(Page(page.read_text()).words)
+    for name in ('A "linear" <model>', "<0.1>", "<7>", "3 & 3"):
+        assert name in words
+
+
+def test_page_and_json_say_the_same(page, found):
+    findings, splits, classes = found
+    figures = json.loads((page.parent / "report.json").read_text())
+    assert figures == as_figures(findings, classes)
+    assert np.sum(figures["confusion_matrix"]) == figures["count"] == len(splits.valid)
+    assert figures["correct"] == round(figures["accuracy"] * figures["count"])
+    assert sum(bin["count"] for bin in figures["calibration"]) == figures["count"]
+    words = " ".join(Page(page.read_text()).words)
+    for shown in (f"{figures['accuracy']:.4f}", f"{figures['loss']:.4f}", f"{figures['per_class'][1]['recall']:.4f}"):
+        assert shown in words
+    for name, value in (("top_losses", "loss"), ("teach_most", "gradient_norm")):
+        assert [example[value] for example in figures[name]] == sorted(
+            (example[value] for example in figures[name]), reverse=True
+        )
+        assert f"#{figures[name][0]['place']}" in words
+
+
+def test_what_is_no_number_is_null(tiny):
+    model = flax_mlp((784, 3))
+    findings = examine(model, model.init(jax.random.key(0)), tiny, softmax_cross_entropy, examples=2)
+    figures = as_figures(findings, "abc")
+    assert figures["per_class"][2]["recall"] is None  # tiny has two classes
+    json.dumps(figures, allow_nan=False)
+
+
+def chromium():
+    name = next((name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)), None)
+    if name is None:
+        pytest.skip("no Chromium here to open the page in")
+    return name
+
+
+PROBE = """<script>
+addEventListener("load", () => { document.title = JSON.stringify({
+  pictures: [...document.images].map(image => image.complete && image.naturalWidth),
+  loaded: performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !name.startsWith("data:")),
+  overflow: document.documentElement.scrollWidth - innerWidth,
+  background: getComputedStyle(document.querySelector("section")).backgroundColor,
+}) })
+</script></body>"""
+
+
+@pytest.mark.parametrize("width", [1200, 500])
+def test_it_opens_in_a_browser_without_a_network(page, tmp_path, width):
+    """All pictures are drawn, nothing is fetched, nothing is wider than the window."""
+    (tmp_path / "probed.html").write_text(page.read_text().replace("</body>", PROBE))
+    options = ["--headless", "--disable-gpu", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    options += ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []
+    options += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},800", "--virtual-time-budget=10000"]
+    command = [chromium(), *options, "--dump-dom", (tmp_path / "probed.html").as_uri()]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    seen = json.loads("".join(re.findall(r"<title>(.*?)</title>", ended.stdout)))
+    assert len(seen["pictures"]) == 4 + 3 * 6
+    assert min(seen["pictures"]) >= 28
+    assert seen["loaded"] == []
+    assert seen["overflow"] <= 0
+    assert seen["background"] == "rgb(255, 255, 255)"
