@@ -1,5 +1,6 @@
 """TensorFlow Datasets without TensorFlow: what is prepared on this machine is read, what we have is prepared."""
 
+import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -67,8 +68,8 @@ def prepare(name: str, splits: Splits, classes: Sequence[str], data_dir: str | P
 
     Images are uint8 [n, h, w], labels int [n], each the place of its name in `classes`. A dataset that TFDS knows
     gets TFDS's own version and description, so that `tfds.data_source(name, download=False)` finds it. Returns
-    the directory; it appears in one step when all is written. TFDS draws its progress bar.
-    Raises FileExistsError where that dataset is prepared already: it is left as it is.
+    the directory; it appears in one step when all is written. TFDS draws its progress bar on
+    stderr. Raises FileExistsError where that dataset is prepared already: it is left as it is.
     """
     try:
         info = tfds.builder(name, data_dir=data_dir).info
@@ -79,7 +80,8 @@ def prepare(name: str, splits: Splits, classes: Sequence[str], data_dir: str | P
     builder = ArrayBuilder(name, version, about, parts, data_dir=data_dir, file_format=FORMAT)
     if builder.is_prepared():
         raise FileExistsError(f"{builder.data_path}: tfds:{name} is prepared already; nothing was written")
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads, which it does not
+        builder.download_and_prepare()
     return Path(builder.data_path)
 
 
