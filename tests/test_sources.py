@@ -1,4 +1,5 @@
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -118,6 +119,11 @@ def test_a_directory_of_mnists_files_is_mnist(tmp_path, mnist):
         for part, expected in zip(load(directory), mnist, strict=True):
             np.testing.assert_array_equal(part.images, expected.images)
             np.testing.assert_array_equal(part.labels, expected.labels)
+
+
+def test_a_path_is_no_name():
+    with pytest.raises(FileNotFoundError, match="mnist: neither a dataset's name"):
+        load(Path("mnist"))
 
 
 def test_hold_out_splits_without_loss():

@@ -110,28 +110,44 @@ def test_validation_takes_the_place_of_a_missing_test_and_sizes_are_free(data_di
     assert class_names("tfds:letters") == ("0", "1", "2", "3")
 
 
-def build(name, parts, shape, label="label"):
-    features = {"image": tfds.features.Image(shape=shape), label: tfds.features.ClassLabel(num_classes=4)}
+def build(name, parts, shape, dtype=np.uint8, label=None):
+    image = tfds.features.Image(shape=shape, dtype=dtype, encoding_format="png")
+    features = {"image": image, "label": label or tfds.features.ClassLabel(num_classes=4)}
     about = {"description": name, "features": tfds.features.FeaturesDict(features)}
-    builder = ours.ArrayBuilder(name, "1.0.0", about, parts, file_format="array_record")
-    builder.download_and_prepare()
+    ours.ArrayBuilder(name, "1.0.0", about, parts, file_format="array_record").download_and_prepare()
 
 
-def test_what_is_no_grey_image_classification_is_refused(data_dir, monkeypatch):
-    labels = np.zeros(2, np.int64)
-    colour = Dataset(np.zeros((2, 4, 4, 3), np.uint8), labels)
-    build("colour", {"train": colour, "test": colour}, (4, 4, 3))
-    with pytest.raises(
-        ValueError, match=r"tfds:colour: has images \[h, w, c\] of \(4, 4, 3\); expected one size, grey"
-    ):
-        load("tfds:colour")
-    grey = Dataset(np.zeros((2, 4, 4), np.uint8), labels)
-    build("sizes", {"train": grey, "test": grey}, (None, None, 1))
-    with pytest.raises(ValueError, match=r"of \(None, None, 1\); expected one size"):
-        load("tfds:sizes")
-    build("alone", {"train": grey}, (4, 4, 1))
-    with pytest.raises(ValueError, match=r"tfds:alone: has the splits \['train'\]; expected train, and test or valid"):
-        load("tfds:alone")
+GREY = Dataset(np.zeros((2, 4, 4), np.uint8), np.zeros(2, np.int64))
+COLOUR = Dataset(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64))
+DEEP = Dataset(np.full((2, 4, 4), 700, np.uint16), np.zeros(2, np.int64))
+BOTH = ("train", "test")
+REFUSED = {
+    r"has images of shape \(4, 4, 3\), uint8; expected one size, one channel": (COLOUR, BOTH, (4, 4, 3)),
+    r"has images of shape \(None, None, 1\), uint8; expected one size": (GREY, BOTH, (None, None, 1)),
+    r"has images of shape \(4, 4, 1\), uint16; expected .* uint8": (DEEP, BOTH, (4, 4, 1), np.uint16),
+    r"has the splits \['train'\]; expected train, and test or validation": (GREY, ("train",), (4, 4, 1)),
+    r"has the features \['image', 'label'\]; expected image, and label of a class": (
+        GREY, BOTH, (4, 4, 1), np.uint8, tfds.features.Scalar(np.int64),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_is_no_grey_image_classification_is_refused(data_dir, message):
+    dataset, parts, *features = REFUSED[message]
+    build("others", dict.fromkeys(parts, dataset), *features)
+    with pytest.raises(ValueError, match=f"tfds:others: {message}"):
+        load("tfds:others")
+
+
+def test_what_tensorflow_wrote_for_itself_is_told(data_dir, tiny):
+    path = ours.prepare("mnist", tiny, class_names("mnist"))
+    for file in path.glob("*array_record*"):
+        file.rename(str(file).replace("array_record", "tfrecord"))
+    for file in path.glob("*.json"):
+        file.write_text(file.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(ValueError, match=r"tfds:mnist: is prepared as tfrecord in .*, which only TensorFlow reads"):
+        load("tfds:mnist")
 
 
 MISSING = {

@@ -31,13 +31,12 @@ def load(name_or_path: str | Path) -> Splits:
     >>> train.images.shape, train.labels[:3].tolist(), len(valid)
     ((12396, 28, 28), [1, 1, 1], 2038)
     """
-    name = str(name_or_path)
-    if name in known_names():
-        return load_known(name)
-    if name.startswith(_TFDS):
+    if name_or_path in known_names():
+        return load_known(str(name_or_path))
+    if str(name_or_path).startswith(_TFDS):
         from .tfds import read_tfds
 
-        return read_tfds(name.removeprefix(_TFDS))
+        return read_tfds(str(name_or_path).removeprefix(_TFDS))
     path = _directory(name_or_path)
     return read_folder(path) if is_image_folder(path) else _read_idx_directory(path)
 
@@ -69,13 +68,12 @@ def class_names(name_or_path: str | Path) -> tuple[str, ...]:
     >>> class_names("mnist_sample")
     ('7', '3')
     """
-    name = str(name_or_path)
-    if name in known_names():
-        return _CHAPTER if name == "mnist_sample" else FAMILY[name].classes
-    if name.startswith(_TFDS):
+    if name_or_path in known_names():
+        return _CHAPTER if name_or_path == "mnist_sample" else FAMILY[str(name_or_path)].classes
+    if str(name_or_path).startswith(_TFDS):
         from .tfds import tfds_class_names
 
-        return tfds_class_names(name.removeprefix(_TFDS))
+        return tfds_class_names(str(name_or_path).removeprefix(_TFDS))
     path = _directory(name_or_path)
     return class_folders(path) if is_image_folder(path) else DIGITS
 

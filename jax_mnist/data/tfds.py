@@ -136,11 +136,16 @@ def _prepared(name: str, data_dir: str | Path | None) -> Any:
     if builder is None or not builder.is_prepared():
         place = data_dir or data_directory()
         raise FileNotFoundError(f"tfds:{name}: is not prepared in {place}; {_how_to_prepare(name)}")
-    features: Any = builder.info.features or {}
-    if not {"image", "label"} <= set(features):
-        raise ValueError(f"tfds:{name}: has the features {sorted(features)}; expected image and label")
-    if len(features["image"].shape) != 3 or features["image"].shape[2] != 1 or None in features["image"].shape:
-        raise ValueError(f"tfds:{name}: has images [h, w, c] of {features['image'].shape}; expected one size, grey")
+    features: Any = builder.info.features
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(isinstance(dict(features.items()).get(key), kind) for key, kind in kinds.items()):
+        raise ValueError(f"tfds:{name}: has the features {sorted(features)}; expected image, and label of a class")
+    image = features["image"]
+    if None in image.shape or image.shape[2] != 1 or image.np_dtype != np.uint8:
+        raise ValueError(
+            f"tfds:{name}: has images of shape {image.shape}, {np.dtype(image.np_dtype)}; "
+            "expected one size, one channel and uint8"
+        )
     return builder
 
 
