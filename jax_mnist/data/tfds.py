@@ -42,7 +42,7 @@ def read_tfds(name: str, data_dir: str | Path | None = None) -> Splits:
     valid = next((split for split in ("test", "validation") if split in available), None)
     if "train" not in available or valid is None:
         raise ValueError(f"tfds:{name}: has the splits {available}; expected train, and test or validation")
-    return Splits(_read_split(name, builder, "train"), _read_split(name, builder, valid))
+    return Splits(_read_split(builder, "train"), _read_split(builder, valid))
 
 
 def tfds_class_names(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
@@ -136,6 +136,9 @@ def _prepared(name: str, data_dir: str | Path | None) -> Any:
     if builder is None or not builder.is_prepared():
         place = data_dir or data_directory()
         raise FileNotFoundError(f"tfds:{name}: is not prepared in {place}; {_how_to_prepare(name)}")
+    stored = sorted(file_format.value for file_format in builder.info.available_file_formats())
+    if FORMAT not in stored:
+        raise ValueError(f"tfds:{name}: is prepared as {', '.join(stored)} in {builder.data_path}; expected {FORMAT}")
     features: Any = builder.info.features
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     if not all(isinstance(dict(features.items()).get(key), kind) for key, kind in kinds.items()):
@@ -149,16 +152,10 @@ def _prepared(name: str, data_dir: str | Path | None) -> Any:
     return builder
 
 
-def _read_split(name: str, builder: Any, split: str) -> Dataset:
-    try:
-        # The PNGs as they are: decoding them here, in chunks, takes half the time and does not ask for OpenCV.
-        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    except NotImplementedError as error:
-        stored = builder.info.file_format.value
-        raise ValueError(
-            f"tfds:{name}: is prepared as {stored} in {builder.data_path}, which only TensorFlow reads; "
-            f"expected {FORMAT}"
-        ) from error
+def _read_split(builder: Any, split: str) -> Dataset:
+    # The PNGs as they are: decoding them here, in chunks, takes half the time and does not ask for OpenCV.
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    source = builder.as_data_source(split, decoders=decoders, file_format=FORMAT)
     images = np.empty((len(source), *builder.info.features["image"].shape[:2]), np.uint8)
     labels = np.empty(len(source), np.int32)
     for start in range(0, len(source), _CHUNK):
