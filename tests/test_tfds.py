@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,13 @@ def test_prepared_from_a_directory_only_when_it_is_that_dataset(data_dir, tmp_pa
     assert prepare_tfds.main(["mnist", "--from", str(other)]) == 2
     assert "has no train-images-idx3-ubyte" in capsys.readouterr().err
     assert list(data_dir.iterdir()) == []
+
+
+def test_the_script_is_the_command():
+    code = [sys.executable, "-W", "error", str(Path(__file__).parents[1] / "scripts/prepare_tfds.py"), "--help"]
+    output = subprocess.run(code, capture_output=True, text=True, check=True).stdout
+    assert "{mnist,mnist_sample,fashion_mnist,kmnist}" in output
+    assert "--from DIR" in output
 
 
 def test_validation_takes_the_place_of_a_missing_test_and_sizes_are_free(data_dir):
