@@ -8,7 +8,7 @@ import pytest
 from jax_mnist import class_names
 from jax_mnist.__main__ import main
 from jax_mnist.data import tfds
-from jax_mnist.data.family import FAMILY
+from jax_mnist.data.family import BUNDLED, FAMILY
 
 
 @pytest.fixture
@@ -30,8 +30,7 @@ def rows(tmp_path, monkeypatch, tiny, capsys):
 
 
 def test_it_tells_state_size_and_place(rows, tmp_path):
-    bundled = FAMILY["mnist"].directories[0]
-    assert rows["mnist"] == rows["mnist_sample"] == ["bundled", "11.6 MB", str(bundled)]
+    assert rows["mnist"] == rows["mnist_sample"] == ["bundled", "11.6 MB", str(BUNDLED)]
     assert rows["fashion_mnist"] == ["cached", "4.0 kB", str(tmp_path / "cache" / "fashion_mnist")]
     assert rows["kmnist"][0] == "missing"
     assert str(tmp_path / "cache" / "kmnist") in rows["kmnist"][2]

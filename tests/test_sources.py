@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jax_mnist import Dataset, class_names, hold_out, load
-from jax_mnist.data.family import FAMILY
+from jax_mnist.data.family import BUNDLED, FAMILY
 from jax_mnist.data.idx import write_idx
 
 SPELLINGS = ["{}-images-idx3-ubyte", "{}-images-idx3-ubyte.gz", "{}-images.idx3-ubyte", "{}-images.idx3-ubyte.gz"]
@@ -115,7 +115,7 @@ def test_a_directory_of_mnists_files_is_mnist(tmp_path, mnist):
         t10k_images=mnist.valid.images,
         t10k_labels=mnist.valid.labels.astype(np.uint8),
     )
-    for directory in (tmp_path, FAMILY["mnist"].directories[0]):
+    for directory in (tmp_path, BUNDLED):
         for part, expected in zip(load(directory), mnist, strict=True):
             np.testing.assert_array_equal(part.images, expected.images)
             np.testing.assert_array_equal(part.labels, expected.labels)

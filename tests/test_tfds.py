@@ -15,7 +15,7 @@ from jax_mnist import Dataset, Splits, class_names, load
 from jax_mnist.cli import prepare_tfds
 from jax_mnist.data import tfds as ours
 from jax_mnist.data.downloads import present
-from jax_mnist.data.family import FAMILY
+from jax_mnist.data.family import BUNDLED, FAMILY
 
 fashion_installed = pytest.mark.skipif(
     present("fashion_mnist") is None,
@@ -91,7 +91,7 @@ def test_what_is_prepared_stays(data_dir, tiny, capsys):
 
 
 def test_prepared_from_a_directory_only_when_it_is_that_dataset(data_dir, tmp_path_factory, sample, capsys):
-    bundled, other = str(FAMILY["mnist"].directories[0]), tmp_path_factory.mktemp("other")
+    bundled, other = str(BUNDLED), tmp_path_factory.mktemp("other")
     assert prepare_tfds.main(["mnist_sample", "--from", bundled, "--data-dir", str(other)]) == 0
     assert_same(ours.read_tfds("mnist_sample", other), sample)
     assert prepare_tfds.main(["fashion_mnist", "--from", bundled]) == 2

@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from ..data.downloads import cache_directory, present
-from ..data.family import FAMILY
+from ..data.family import BUNDLED
 from ..data.sources import known_names
 from .console import EXIT_OK, script
 
@@ -41,7 +41,7 @@ def _files() -> Iterator[tuple[str, str, str, str]]:
         if directory is None:
             yield name, "missing", "", f"downloaded into {cache_directory() / source} when first used"
         else:
-            states = {cache_directory() / source: "cached", FAMILY["mnist"].directories[0]: "bundled"}
+            states = {cache_directory() / source: "cached", BUNDLED: "bundled"}
             yield name, states.get(directory, "installed"), _size(directory), str(directory)
 
 

@@ -10,6 +10,7 @@ IMAGES_AND_LABELS = {
 }
 """The names of the four files, those of the images and of the labels of each part."""
 
+BUNDLED = Path(__file__).parent / "bundled"
 DIGITS = tuple("0123456789")
 
 
@@ -43,7 +44,7 @@ FAMILY = {
             "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
             "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
         },
-        directories=(Path(__file__).parent / "bundled",),
+        directories=(BUNDLED,),
         mirrors=(
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
