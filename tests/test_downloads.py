@@ -167,6 +167,14 @@ def test_what_comes_right_is_kept(server, tmp_path, case):
     assert (tmp_path / "file.gz").read_bytes() == CONTENTS
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_sees_progress(server, tmp_path, monkeypatch, capsys, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    server.answers["/file.gz"] = [whole]
+    download(tmp_path / "file.gz", [server.url()], SHA256)
+    assert ("100%|" in capsys.readouterr().err) == terminal
+
+
 def test_mirrors_are_tried_in_turn_and_no_further_than_needed(server, tmp_path):
     server.answers = {"/a": [busy], "/b": [page], "/c": [whole], "/d": [whole]}
     download(tmp_path / "file.gz", [server.url(path) for path in ["/a", "/b", "/c", "/d"]], SHA256)
