@@ -6,7 +6,19 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
-from .cli import compare_torch, evaluate, export, export_folder, predict, report, speedrun, sweep, train
+from .cli import (
+    compare_torch,
+    datasets,
+    evaluate,
+    export,
+    export_folder,
+    predict,
+    prepare_tfds,
+    report,
+    speedrun,
+    sweep,
+    train,
+)
 from .cli.console import command
 
 Command = (
@@ -18,6 +30,8 @@ Command = (
     | Annotated[compare_torch.CompareTorchConfig, subcommand("compare_torch")]
     | Annotated[speedrun.SpeedrunConfig, subcommand("speedrun")]
     | Annotated[export_folder.ExportFolderConfig, subcommand("export_folder")]
+    | Annotated[prepare_tfds.PrepareTfdsConfig, subcommand("prepare_tfds")]
+    | Annotated[datasets.DatasetsConfig, subcommand("datasets")]
 )
 _RUN = {
     train.TrainConfig: train.run,
@@ -28,6 +42,8 @@ _RUN = {
     compare_torch.CompareTorchConfig: compare_torch.run,
     speedrun.SpeedrunConfig: speedrun.run,
     export_folder.ExportFolderConfig: export_folder.run,
+    prepare_tfds.PrepareTfdsConfig: prepare_tfds.run,
+    datasets.DatasetsConfig: datasets.run,
 }
 
 

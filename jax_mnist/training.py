@@ -46,15 +46,17 @@ def make_step(
     """One optimizer step as a compiled function: `step(state, batch) -> (state, loss)`.
 
     The loss is the batch's mean before the step, padding left out. `train_epoch` scans this function over an
-    epoch; it also takes batches from any other iterator.
+    epoch. It takes batches from any other iterator too, which is how data larger than memory trains; here grain's:
 
-    >>> from jax_mnist import Batch, linear, mnist_loss
+    >>> import grain
+    >>> from jax_mnist import linear, load, make_batch, mnist_loss
     >>> optimizer = optax.sgd(1.0)
     >>> step = make_step(linear(), mnist_loss, optimizer)
     >>> state = init_state(jax.random.key(0), linear(), optimizer)
-    >>> batch = Batch(jnp.zeros((4, 784)), jnp.array([1, 1, 1, 1]), jnp.ones(4, bool))
-    >>> for _ in range(2):
-    ...     state, loss = step(state, batch)
+    >>> for images, labels in grain.MapDataset.source(load("mnist_sample").train).shuffle(seed=0).batch(256):
+    ...     state, loss = step(state, make_batch(images, labels))
+    >>> bool(loss < 0.2)
+    True
     """
 
     def mean_loss(params: Params, batch: Batch) -> Float[Array, ""]:

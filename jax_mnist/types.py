@@ -26,6 +26,10 @@ class Dataset:
     >>> dataset = Dataset(np.zeros((2, 28, 28), np.uint8), np.array([3, 7], np.int32))
     >>> len(dataset), int(dataset[-1][1])
     (2, 7)
+    >>> from torch.utils.data import DataLoader
+    >>> images, labels = next(iter(DataLoader(dataset, batch_size=2)))
+    >>> images.shape, labels.tolist()
+    (torch.Size([2, 28, 28]), [3, 7])
     """
 
     images: Any  # not ArrayLike, since JAX rebuilds a pytree with placeholders in its leaves' places

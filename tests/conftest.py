@@ -1,5 +1,7 @@
 """JAX as strict as it can be, for doctests too, and what many tests need."""
 
+import importlib.util
+
 import jax
 import matplotlib
 import numpy as np
@@ -14,6 +16,16 @@ def pytest_configure(config):
     jax.config.update("jax_debug_key_reuse", True)
     matplotlib.use("Agg")
     matplotlib.rcParams["figure.max_open_warning"] = 0
+
+
+def pytest_collection_modifyitems(items):
+    """PyTorch and grain are not for every platform: where one is missing, the doctests that show it are skipped."""
+    missing = [name for name in ("torch", "grain") if importlib.util.find_spec(name) is None]
+    for item in items:
+        code = "".join(example.source for example in item.dtest.examples) if hasattr(item, "dtest") else ""
+        for name in missing:
+            if f"import {name}" in code or f"from {name}" in code:
+                item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
 
 
 @pytest.fixture

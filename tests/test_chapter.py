@@ -28,8 +28,8 @@ from jax_mnist import (
     to_float,
     update,
 )
+from jax_mnist.data.family import BUNDLED
 from jax_mnist.data.idx import read_idx
-from jax_mnist.data.sources import BUNDLED
 from jax_mnist.parabola import Quadratic, descend, measured_speeds, quadratic_loss
 
 # Rows 4:15 and columns 4:22 of the chapter's sample 3, as its table shows them.

@@ -22,7 +22,10 @@ ARROWS = {
     "data.idx": set(),
     "data.folders": set(),
     "data.photos": {"data.folders"},
-    "data.sources": {"data.folders", "data.idx"},
+    "data.family": set(),
+    "data.downloads": {"data.family", "data.idx"},
+    "data.tfds": {"data.family"},
+    "data.sources": {"data.downloads", "data.family", "data.folders", "data.idx", "data.tfds"},
     "baseline": {"data.batches"},
     "from_scratch": {"losses"},
     "parabola": {"from_scratch", "losses"},
@@ -75,7 +78,20 @@ def loaded_by(code):
     return output.stdout.split()
 
 
-HEAVY = ("flax", "tensorflow_datasets", "tensorflow", "matplotlib", "torch", "PIL", "tyro", "rich", "scipy.ndimage")
+HEAVY = (
+    "flax",
+    "tensorflow_datasets",
+    "tensorflow",
+    "matplotlib",
+    "torch",
+    "PIL",
+    "tyro",
+    "rich",
+    "scipy.ndimage",
+    "pooch",
+    "requests",
+    "grain",
+)
 
 
 def test_import_is_light_and_the_rest_comes_on_first_use():

@@ -1,11 +1,12 @@
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from jax_mnist import Dataset, class_names, hold_out, load
-from jax_mnist.data import sources
+from jax_mnist.data.family import BUNDLED, FAMILY
 from jax_mnist.data.idx import write_idx
 
 SPELLINGS = ["{}-images-idx3-ubyte", "{}-images-idx3-ubyte.gz", "{}-images.idx3-ubyte", "{}-images.idx3-ubyte.gz"]
@@ -92,17 +93,37 @@ def test_a_missing_file_is_named_with_its_spellings(tmp_path):
 
 @pytest.mark.parametrize("function", [load, class_names])
 def test_an_unknown_name_lists_the_known(function):
-    with pytest.raises(FileNotFoundError, match=r"mnist_smaple: neither a dataset's name \(mnist_sample, mnist\)"):
+    with pytest.raises(FileNotFoundError, match=r"mnist_smaple: neither a dataset's name \(mnist_sample, mnist, fash"):
         function("mnist_smaple")
 
 
 def test_the_bundled_files_are_checked(tmp_path, monkeypatch):
     """Images of another day, in the bundled files' place."""
     write_directory(tmp_path, SPELLINGS[1])
-    monkeypatch.setattr(sources, "BUNDLED", tmp_path)
+    monkeypatch.setitem(FAMILY, "mnist", FAMILY["mnist"]._replace(directories=(tmp_path,)))
     for name in ("mnist", "mnist_sample"):
         with pytest.raises(ValueError, match="sha256 of the contents"):
             load(name)
+
+
+def test_a_directory_of_mnists_files_is_mnist(tmp_path, mnist):
+    """As folders and TFDS are, in test_export_folder.py and test_tfds.py."""
+    write_directory(
+        tmp_path,
+        train_images=mnist.train.images,
+        train_labels=mnist.train.labels.astype(np.uint8),
+        t10k_images=mnist.valid.images,
+        t10k_labels=mnist.valid.labels.astype(np.uint8),
+    )
+    for directory in (tmp_path, BUNDLED):
+        for part, expected in zip(load(directory), mnist, strict=True):
+            np.testing.assert_array_equal(part.images, expected.images)
+            np.testing.assert_array_equal(part.labels, expected.labels)
+
+
+def test_a_path_is_no_name():
+    with pytest.raises(FileNotFoundError, match="mnist: neither a dataset's name"):
+        load(Path("mnist"))
 
 
 def test_hold_out_splits_without_loss():

@@ -33,7 +33,7 @@ class SweepConfig:
     """
 
     dataset: str = "mnist_sample"
-    """mnist_sample (3 or 7), mnist (ten digits), or a directory of IDX files or images."""
+    """As for train: mnist_sample, mnist, fashion_mnist, kmnist, tfds:NAME, or a directory of IDX files or images."""
     model: Annotated[DenseName | None, arg(metavar="{linear,mlp,flax_mlp}", help_behavior_hint=_AS_TRAIN)] = None
     """linear and mlp are the chapter's own functions, flax_mlp is a Flax NNX module."""
     learning_rates: Annotated[tuple[float, ...] | None, arg(metavar="[FLOAT ...]", help_behavior_hint=_AROUND)] = None

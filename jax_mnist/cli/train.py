@@ -51,7 +51,8 @@ class TrainConfig:
     """
 
     dataset: str = "mnist_sample"
-    """mnist_sample (3 or 7), mnist (ten digits), or a directory of IDX files or images."""
+    """mnist_sample (3 or 7), mnist (ten digits), fashion_mnist, kmnist, tfds:NAME, or a directory of IDX files or
+    images; `python -m jax_mnist datasets` lists what is here."""
     model: Annotated[ModelName | None, arg(metavar="{linear,mlp,flax_mlp,cnn}", help_behavior_hint=_SEE_ABOVE)] = None
     """linear and mlp are the chapter's own functions, flax_mlp and cnn are Flax NNX modules."""
     hidden: Annotated[tuple[int, ...] | None, arg(metavar="[INT ...]", help_behavior_hint=_SEE_ABOVE)] = None

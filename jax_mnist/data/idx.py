@@ -17,6 +17,28 @@ MAX_BYTES = 640 * 2**20
 _PIECE = 2**20
 
 
+def find_idx(directory: Path, name: str) -> Path | None:
+    """The file of that name in a directory, plain or .gz, spelled with a hyphen or a dot before "idx"."""
+    return next((directory / spelling for spelling in spellings(name) if (directory / spelling).is_file()), None)
+
+
+def spellings(name: str) -> list[str]:
+    """The names under which an IDX file is found.
+
+    >>> spellings("t10k-labels-idx1-ubyte")[1:3]
+    ['t10k-labels-idx1-ubyte.gz', 't10k-labels.idx1-ubyte']
+    """
+    return [f"{stem}{suffix}" for stem in (name, name.replace("-idx", ".idx")) for suffix in ("", ".gz")]
+
+
+def check_sha256(path: Path, sha256: str) -> None:
+    """Raise ValueError where the file, as it lies there, has another checksum."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        raise ValueError(f"{path}: sha256 of the file is {digest}, expected {sha256}, that of the published .gz")
+
+
 def read_idx(path: str | Path, dimensions: int, sha256: str | None = None) -> np.ndarray:
     """The uint8 array in an IDX file, which may be gzipped.
 

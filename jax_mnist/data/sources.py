@@ -7,27 +7,22 @@ import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
 from ..types import Dataset, Splits
+from .downloads import fetch
+from .family import DIGITS, FAMILY, IMAGES_AND_LABELS, Source
 from .folders import SIDE, class_folders, is_image_folder, read_folder
-from .idx import read_idx
+from .idx import check_sha256, find_idx, read_idx, spellings
 
-BUNDLED = Path(__file__).parent / "bundled"
-_DIGITS = tuple("0123456789")
 _CHAPTER = ("7", "3")
-_NAMES = {"mnist_sample": _CHAPTER, "mnist": _DIGITS}
-
-_SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
+_TFDS = "tfds:"
 
 
 def load(name_or_path: str | Path) -> Splits:
     """A dataset's training and validation images.
 
     "mnist" is all ten digits (60,000 and 10,000); "mnist_sample" the chapter's 3s and 7s in the chapter's order
-    and labels (12,396 and 2,038; a 3 is 1, a 7 is 0); both are bundled, and checked by sha256. Anything else is
+    and labels (12,396 and 2,038; a 3 is 1, a 7 is 0); both are bundled. "fashion_mnist" and "kmnist" have MNIST's
+    sizes; their files are looked for on this machine, else downloaded, see `data/downloads.py`. All are checked by
+    sha256. "tfds:NAME" is what TensorFlow Datasets has prepared here, see `data/tfds.py`. Anything else is
     a path: a directory of the four IDX files, plain or .gz, or a folder of images as fastai lays them out
     (train/3/10.png, valid/...). Returns Splits of Dataset(images uint8 [n, 28, 28], labels int32 [n]) in
     NumPy. Raises FileNotFoundError for what is not there and ValueError for what is damaged, naming the file.
@@ -36,12 +31,33 @@ def load(name_or_path: str | Path) -> Splits:
     >>> train.images.shape, train.labels[:3].tolist(), len(valid)
     ((12396, 28, 28), [1, 1, 1], 2038)
     """
-    if name_or_path == "mnist":
-        return _read_idx_directory(BUNDLED, _SHA256)
-    if name_or_path == "mnist_sample":
-        return Splits(*map(_threes_and_sevens, _read_idx_directory(BUNDLED, _SHA256)))
+    if name_or_path in known_names():
+        return load_known(str(name_or_path))
+    if str(name_or_path).startswith(_TFDS):
+        from .tfds import read_tfds
+
+        return read_tfds(str(name_or_path).removeprefix(_TFDS))
     path = _directory(name_or_path)
-    return read_folder(path) if is_image_folder(path) else _read_idx_directory(path, {})
+    return read_folder(path) if is_image_folder(path) else _read_idx_directory(path)
+
+
+def load_known(name: str, directory: Path | None = None) -> Splits:
+    """A dataset of the MNIST family, or "mnist_sample", from its own place or from a directory of its IDX files.
+
+    The files are checked by sha256 wherever they lie. Raises as `load` does.
+    """
+    if name == "mnist_sample":
+        return Splits(*map(_threes_and_sevens, load_known("mnist", directory)))
+    return _read_idx_directory(directory or fetch(name), FAMILY[name])
+
+
+def known_names() -> tuple[str, ...]:
+    """The names that `load` takes beside "tfds:NAME" and paths.
+
+    >>> known_names()
+    ('mnist_sample', 'mnist', 'fashion_mnist', 'kmnist')
+    """
+    return ("mnist_sample", *FAMILY)
 
 
 def class_names(name_or_path: str | Path) -> tuple[str, ...]:
@@ -52,10 +68,14 @@ def class_names(name_or_path: str | Path) -> tuple[str, ...]:
     >>> class_names("mnist_sample")
     ('7', '3')
     """
-    if name_or_path in _NAMES:
-        return _NAMES[str(name_or_path)]
+    if name_or_path in known_names():
+        return _CHAPTER if name_or_path == "mnist_sample" else FAMILY[str(name_or_path)].classes
+    if str(name_or_path).startswith(_TFDS):
+        from .tfds import tfds_class_names
+
+        return tfds_class_names(str(name_or_path).removeprefix(_TFDS))
     path = _directory(name_or_path)
-    return class_folders(path) if is_image_folder(path) else _DIGITS
+    return class_folders(path) if is_image_folder(path) else DIGITS
 
 
 def sample_places() -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
@@ -68,7 +88,7 @@ def sample_places() -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
     >>> train[:3].tolist(), len(valid)
     ([10, 10000, 10011], 2038)
     """
-    train, valid = map(_places, _read_idx_directory(BUNDLED, _SHA256))
+    train, valid = map(_places, load_known("mnist"))
     return train, valid
 
 
@@ -97,7 +117,8 @@ def _directory(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if not path.is_dir():
         raise FileNotFoundError(
-            f"{name_or_path}: neither a dataset's name ({', '.join(_NAMES)}) nor a directory of IDX files or images"
+            f"{name_or_path}: neither a dataset's name ({', '.join(known_names())}, {_TFDS}NAME) "
+            "nor a directory of IDX files or images"
         )
     return path
 
@@ -113,28 +134,29 @@ def _threes_and_sevens(digits: Dataset) -> Dataset:
     return Dataset(digits.images[places], (digits.labels[places] == 3).astype(np.int32))
 
 
-def _read_idx_directory(path: Path, sha256: dict[str, str]) -> Splits:
-    return Splits(_read_pair(path, "train", sha256), _read_pair(path, "t10k", sha256))
+def _read_idx_directory(path: Path, source: Source | None = None) -> Splits:
+    return Splits(*(_read_pair(path, *names, source) for names in IMAGES_AND_LABELS.values()))
 
 
-def _read_pair(path: Path, part: str, sha256: dict[str, str]) -> Dataset:
-    images_name, labels_name = f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
-    images_file, labels_file = _find(path, images_name), _find(path, labels_name)
-    images = read_idx(images_file, 3, sha256.get(images_name))
-    labels = read_idx(labels_file, 1, sha256.get(labels_name))
+def _read_pair(path: Path, images_name: str, labels_name: str, source: Source | None) -> Dataset:
+    images_file, images = _read_known(path, images_name, 3, source)
+    labels_file, labels = _read_known(path, labels_name, 1, source)
     if images.shape[1:] != (SIDE, SIDE):
         raise ValueError(f"{images_file}: images of {images.shape[1:]} pixels; expected {SIDE}x{SIDE}")
     if len(images) != len(labels) or len(images) == 0:
         raise ValueError(f"{images_file}: {len(images)} images, but {labels_file} has {len(labels)} labels")
-    if labels.max() >= len(_DIGITS):
-        place = int(np.argmax(labels >= len(_DIGITS)))
+    if labels.max() >= len(DIGITS):
+        place = int(np.argmax(labels >= len(DIGITS)))
         raise ValueError(f"{labels_file}: label {labels[place]} at place {place} is out of range; expected 0 to 9")
     return Dataset(images, labels.astype(np.int32))
 
 
-def _find(path: Path, name: str) -> Path:
-    spellings = [f"{stem}{suffix}" for stem in (name, name.replace("-idx", ".idx")) for suffix in ("", ".gz")]
-    for spelling in spellings:
-        if (path / spelling).is_file():
-            return path / spelling
-    raise FileNotFoundError(f"{path}: has no {name}; looked for {', '.join(spellings)}, or train/ with image folders")
+def _read_known(path: Path, name: str, dimensions: int, source: Source | None) -> tuple[Path, np.ndarray]:
+    """A file and the array in it, checked by the checksums that we have."""
+    file = find_idx(path, name)
+    if file is None:
+        looked_for = ", ".join(spellings(name))
+        raise FileNotFoundError(f"{path}: has no {name}; looked for {looked_for}, or train/ with image folders")
+    if source is not None and name not in source.contents:
+        check_sha256(file, source.archives[name])
+    return file, read_idx(file, dimensions, source.contents.get(name) if source is not None else None)

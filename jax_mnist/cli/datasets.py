@@ -1,0 +1,63 @@
+"""`datasets`, also `python -m jax_mnist.data`: where the digits are, on this machine or elsewhere."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from ..data.downloads import cache_directory, present
+from ..data.family import BUNDLED
+from ..data.sources import known_names
+from .console import EXIT_OK, script
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetsConfig:
+    """List the datasets that --dataset and load() take by name: their state, their size on disk and their place."""
+
+
+def run(config: DatasetsConfig) -> int:
+    """Print the table."""
+    table = Table("name", "state", "size")
+    table.add_column("where", overflow="fold")
+    for row in [*_files(), *_prepared()]:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    console.print(
+        "Also a directory of IDX files or images. To prepare for TFDS: python -m jax_mnist prepare_tfds NAME",
+        highlight=False,
+    )
+    return EXIT_OK
+
+
+def _files() -> Iterator[tuple[str, str, str, str]]:
+    for name in known_names():
+        source = "mnist" if name == "mnist_sample" else name
+        directory = present(source)
+        if directory is None:
+            yield name, "missing", "", f"downloaded into {cache_directory() / source} when first used"
+        else:
+            states = {cache_directory() / source: "cached", BUNDLED: "bundled"}
+            yield name, states.get(directory, "installed"), _size(directory), str(directory)
+
+
+def _prepared() -> Iterator[tuple[str, str, str, str]]:
+    from ..data.tfds import data_directory, prepared_directories
+
+    found = prepared_directories()
+    for name in [*known_names(), *sorted(found.keys() - set(known_names()))]:
+        if name in found:
+            yield f"tfds:{name}", "prepared", _size(found[name]), str(found[name])
+        else:
+            yield f"tfds:{name}", "missing", "", f"to be prepared into {data_directory()}"
+
+
+def _size(directory: Path) -> str:
+    return decimal(sum(file.stat().st_size for file in directory.iterdir() if file.is_file()))
+
+
+main = script(DatasetsConfig, run)

@@ -1,0 +1,349 @@
+"""Downloads from a server of our own that does what servers have done to MNIST."""
+
+import gzip
+import hashlib
+import http.server
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_sources import write_directory
+
+from jax_mnist import class_names, load
+from jax_mnist.cli import train
+from jax_mnist.data.downloads import cache_directory, download, fetch, present
+from jax_mnist.data.family import FAMILY, IMAGES_AND_LABELS
+
+NAMES = [name for pair in IMAGES_AND_LABELS.values() for name in pair]
+CONTENTS = gzip.compress(np.random.default_rng(0).integers(0, 256, 200_000, np.uint8).tobytes(), mtime=0)
+SHA256 = hashlib.sha256(CONTENTS).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers the requests for each path with the functions in `answers[path]`, one after another, then the last."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers, self.asked, self.done = {}, [], threading.Event()
+
+    def url(self, path="/file.gz"):
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        answers = self.server.answers[self.path]
+        (answers.pop(0) if len(answers) > 1 else answers[0])(self)
+
+    def send(self, body, status=200, length=None, **headers):
+        self.send_response(status)
+        for name, value in ({"Content-Length": len(body) if length is None else length} | headers).items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.done.set()
+        server.shutdown()
+        thread.join()
+
+
+def whole(handler):
+    handler.send(CONTENTS)
+
+
+def not_found(handler):
+    handler.send(b"no such file", 404)
+
+
+def forbidden(handler):
+    handler.send(b"<html>Forbidden</html>", 403, **{"Content-Type": "text/html"})
+
+
+def busy(handler):
+    handler.send(b"<html>try later</html>", 503)
+
+
+def page(handler):
+    handler.send(b"<html>Please log in</html>")
+
+
+def half(handler):
+    handler.send(CONTENTS[: len(CONTENTS) // 2], length=len(CONTENTS))
+
+
+def half_as_whole(handler):
+    handler.send(CONTENTS[: len(CONTENTS) // 2])
+
+
+def one_byte_changed(handler):
+    middle = len(CONTENTS) // 2
+    handler.send(CONTENTS[:middle] + bytes([CONTENTS[middle] ^ 1]) + CONTENTS[middle + 1 :])
+
+
+def stalled(handler):
+    half(handler)
+    handler.server.done.wait()
+
+
+def mute(handler):
+    handler.server.done.wait()
+
+
+def lost(handler):
+    handler.send(b"", 302, Location=handler.server.url("/nowhere.gz"))
+
+
+def moved(handler):
+    handler.server.answers["/elsewhere.gz"] = [whole]
+    handler.send(b"", 301, Location=handler.server.url("/elsewhere.gz"))
+
+
+def labelled_as_encoded(handler):
+    """As servers do that take .gz for an encoding of the transfer: requests unpacks such a body."""
+    handler.send(CONTENTS, **({"Content-Encoding": "gzip"} if "gzip" in handler.headers["Accept-Encoding"] else {}))
+
+
+WRONG = {
+    not_found: "404 Client Error",
+    forbidden: "403 Client Error",
+    busy: "503 Server Error",
+    page: "sent another file, 26 bytes with sha256",
+    half: "ChunkedEncodingError",
+    half_as_whole: "sent another file, 100,0.. bytes",
+    one_byte_changed: f"sent another file, 200,0.. bytes with sha256 .* instead of {SHA256}",
+    stalled: "ConnectionError",
+    mute: "ReadTimeout",
+    lost: "404 Client Error",
+}
+
+
+@pytest.mark.parametrize("answer", WRONG, ids=lambda answer: answer.__name__)
+def test_what_is_wrong_is_told_and_never_kept(server, tmp_path, answer):
+    server.answers = {"/file.gz": [answer], "/nowhere.gz": [not_found], "/good/file.gz": [whole]}
+    path = tmp_path / "file.gz"
+    with pytest.raises(FileNotFoundError, match=WRONG[answer]) as error:
+        download(path, [server.url()], SHA256, timeout=0.3)
+    for part in (f"{path}: could not be downloaded", f"put file.gz into {tmp_path}", server.url()):
+        assert part in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    download(path, [server.url(), server.url("/good/file.gz")], SHA256, timeout=0.3)
+    assert path.read_bytes() == CONTENTS
+    assert list(tmp_path.iterdir()) == [path]
+
+
+RIGHT = {
+    "a server that is busy once": [busy, whole],
+    "a connection that breaks once": [half, whole],
+    "a redirect": [moved],
+    "a server that takes .gz for an encoding": [labelled_as_encoded],
+}
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_what_comes_right_is_kept(server, tmp_path, case):
+    server.answers["/file.gz"] = list(RIGHT[case])
+    download(tmp_path / "file.gz", [server.url()], SHA256)
+    assert (tmp_path / "file.gz").read_bytes() == CONTENTS
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_sees_progress(server, tmp_path, monkeypatch, capsys, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    server.answers["/file.gz"] = [whole]
+    download(tmp_path / "file.gz", [server.url()], SHA256)
+    assert ("100%|" in capsys.readouterr().err) == terminal
+
+
+def test_mirrors_are_tried_in_turn_and_no_further_than_needed(server, tmp_path):
+    server.answers = {"/a": [busy], "/b": [page], "/c": [whole], "/d": [whole]}
+    download(tmp_path / "file.gz", [server.url(path) for path in ["/a", "/b", "/c", "/d"]], SHA256)
+    assert server.asked == ["/a", "/b", "/c"]
+
+
+def test_no_network_is_one_line_with_all_that_helps(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_MNIST_CACHE", str(tmp_path))
+    with Server() as closed:
+        mirrors = (closed.url("/one/"), closed.url("/two/"))
+    monkeypatch.setitem(FAMILY, "kmnist", FAMILY["kmnist"]._replace(mirrors=mirrors))
+    assert train.main(["--dataset", "kmnist", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for part in (*mirrors, f"put train-images-idx3-ubyte.gz into {tmp_path / 'kmnist'}", "ConnectionError"):
+        assert part in error
+
+
+def client(path, url, patch=""):
+    """A process of its own that downloads, after whatever is patched."""
+    code = f"""
+import os, pathlib, signal, pooch
+from jax_mnist.data.downloads import download
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+{patch}
+download(pathlib.Path({str(path)!r}), [{url!r}], {SHA256!r})
+"""
+    return subprocess.Popen([sys.executable, "-W", "error", "-c", code])
+
+
+MOMENTS = {
+    "before the checksum": "pooch.file_hash = die",
+    "after the checksum": "os.fsync = die",
+    "before the move": "pathlib.Path.replace = die",
+    "after the move": "pathlib.Path.unlink = die",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_leaves_the_cache_usable(server, tmp_path, moment):
+    server.answers["/file.gz"] = [whole]
+    path = tmp_path / "file.gz"
+    assert client(path, server.url(), MOMENTS[moment]).wait() == -signal.SIGKILL
+    assert path.exists() == (moment == "after the move")
+    download(path, [server.url()], SHA256)
+    assert path.read_bytes() == CONTENTS
+
+
+def test_a_kill_in_the_middle_of_the_transfer(server, tmp_path):
+    sent = threading.Event()
+
+    def stop_halfway(handler):
+        half(handler)
+        sent.set()
+        handler.server.done.wait()
+
+    server.answers["/file.gz"] = [stop_halfway, whole]
+    path = tmp_path / "file.gz"
+    process = client(path, server.url())
+    assert sent.wait(60)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not path.exists()
+    download(path, [server.url()], SHA256)
+    assert path.read_bytes() == CONTENTS
+
+
+def test_two_processes_at_once(server, tmp_path):
+    together = threading.Barrier(2, timeout=60)
+
+    def wait_for_the_other(handler):
+        handler.send(CONTENTS[:50_000], length=len(CONTENTS))
+        together.wait()
+        handler.wfile.write(CONTENTS[50_000:])
+
+    server.answers["/file.gz"] = [wait_for_the_other]
+    path = tmp_path / "file.gz"
+    processes = [client(path, server.url()) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert path.read_bytes() == CONTENTS
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def family(server, tmp_path, monkeypatch):
+    """A family of one, "kmnist": five small images on the server, known by the checksums of their .gz alone."""
+    monkeypatch.setenv("JAX_MNIST_CACHE", str(tmp_path / "cache"))
+    write_directory(tmp_path / "published", "{}-images-idx3-ubyte.gz")
+    files = {name: (tmp_path / "published" / f"{name}.gz").read_bytes() for name in NAMES}
+    for name, body in files.items():
+        server.answers[f"/{name}.gz"] = [lambda handler, body=body: handler.send(body)]
+    archives = {name: hashlib.sha256(body).hexdigest() for name, body in files.items()}
+    source = FAMILY["kmnist"]._replace(archives=archives, mirrors=(server.url("/gone/"), server.url("/")))
+    server.answers |= {f"/gone/{name}.gz": [not_found] for name in NAMES}
+    monkeypatch.setitem(FAMILY, "kmnist", source)
+    return files
+
+
+def test_a_name_is_downloaded_once_and_then_read_from_the_cache(server, family):
+    assert present("kmnist") is None
+    train, valid = load("kmnist")
+    assert (train.labels.tolist(), valid.labels.tolist()) == ([3, 7, 9], [0, 1])
+    assert class_names("kmnist")[:2] == ("o", "ki")
+    assert sorted(file.name for file in (cache_directory() / "kmnist").iterdir()) == [f"{n}.gz" for n in sorted(NAMES)]
+    server.asked.clear()
+    load("kmnist")
+    assert server.asked == []
+
+
+def test_only_what_is_missing_is_downloaded(server, family):
+    directory = fetch("kmnist")
+    (directory / f"{NAMES[1]}.gz").unlink()
+    server.asked.clear()
+    load("kmnist")
+    assert server.asked == [f"/gone/{NAMES[1]}.gz", f"/{NAMES[1]}.gz"]
+
+
+def test_what_a_person_put_into_the_cache_is_checked_and_stays(family):
+    file = fetch("kmnist") / f"{NAMES[2]}.gz"
+    file.write_bytes(gzip.compress(gzip.decompress(family[NAMES[2]]), 1, mtime=1))
+    with pytest.raises(
+        ValueError, match=r"t10k-images-idx3-ubyte\.gz: sha256 of the file is .*, expected .* published"
+    ):
+        load("kmnist")
+    assert file.exists()
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_MNIST_CACHE", "~/digits")
+    assert cache_directory() == Path.home() / "digits"
+    monkeypatch.delenv("JAX_MNIST_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if sys.platform == "linux":
+        assert cache_directory() == tmp_path / "jax_mnist"
+
+
+def test_no_mirror_is_the_one_that_answers_403():
+    mirrors = [mirror for source in FAMILY.values() for mirror in source.mirrors]
+    assert all(mirror.endswith("/") and "lecun" not in mirror for mirror in mirrors)
+    assert all(len(source.mirrors) >= 2 and set(source.archives) == set(NAMES) for source in FAMILY.values())
+
+
+MADE_AT = {"train": 1504176606, "t10k": 1504176627}
+"""Seconds since 1970 that stand in the headers of Fashion-MNIST's files as their authors published them."""
+
+
+DEBIAN = FAMILY["fashion_mnist"].directories[0]
+
+
+def as_published(name):
+    """Fashion-MNIST's published .gz from Debian's, which has the same data under a header without name and time."""
+    data = (DEBIAN / f"{name}.gz").read_bytes()
+    header = b"\x1f\x8b\x08\x08" + struct.pack("<I", MADE_AT[name.split("-")[0]])
+    return header + data[8:10] + name.encode() + b"\0" + data[10:]
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason=f"{DEBIAN} is not there: apt-get install dataset-fashion-mnist")
+def test_fashion_mnist_downloaded_is_debians(server, tmp_path, monkeypatch):
+    """The published files, byte for byte, from a mirror: both of our lists of checksums must fit them."""
+    monkeypatch.setenv("JAX_MNIST_CACHE", str(tmp_path))
+    installed = load("fashion_mnist")
+    for name in NAMES:
+        server.answers[f"/{name}.gz"] = [lambda handler, name=name: handler.send(as_published(name))]
+    source = FAMILY["fashion_mnist"]
+    monkeypatch.setitem(FAMILY, "fashion_mnist", source._replace(directories=(), mirrors=(server.url("/"),)))
+    for part, other in zip(load("fashion_mnist"), installed, strict=True):
+        np.testing.assert_array_equal(part.images, other.images)
+        np.testing.assert_array_equal(part.labels, other.labels)
+    assert len(server.asked) == 4
+    assert np.bincount(installed.train.labels).tolist() == [6000] * 10
+    assert class_names("fashion_mnist")[installed.train.labels[0]] == "Ankle boot"

@@ -1,0 +1,62 @@
+"""Batches from elsewhere: `make_step` over any iterator reaches the parameters of the in-memory path."""
+
+import importlib
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jax_mnist import batches, init_state, make_batch, make_step, mlp, mnist_loss, train_epoch
+
+MODEL, OPTIMIZER = mlp((784, 30, 1)), optax.sgd(0.1, momentum=0.9)
+OPTIONS = {"model": MODEL, "loss_fn": mnist_loss, "optimizer": OPTIMIZER, "batch_size": 256}
+
+
+@pytest.fixture(scope="module")
+def start():
+    return init_state(jax.random.key(0), MODEL, OPTIMIZER)
+
+
+@pytest.fixture(scope="module")
+def in_memory(start, sample):
+    return train_epoch(start, sample.train, shuffle=False, **OPTIONS)[0]
+
+
+def from_a_file(dataset, directory):
+    """An array on disk of which a batch at a time is in memory."""
+    np.save(directory / "images.npy", dataset.images)
+    images = np.load(directory / "images.npy", mmap_mode="r")
+    for i in range(0, len(images), 256):
+        yield np.array(images[i : i + 256]), dataset.labels[i : i + 256]
+
+
+def from_grain(dataset, _):
+    return iter(importlib.import_module("grain").MapDataset.source(dataset).batch(256))
+
+
+def from_torch(dataset, _):
+    loader = importlib.import_module("torch.utils.data").DataLoader(dataset, batch_size=256)
+    return ((images.numpy(), labels.numpy()) for images, labels in loader)
+
+
+@pytest.mark.parametrize("stream", [from_a_file, from_grain, from_torch], ids=lambda stream: stream.__name__)
+def test_a_stream_reaches_the_parameters_of_the_in_memory_path(start, in_memory, sample, tmp_path, stream):
+    if stream is not from_a_file:
+        pytest.importorskip(stream.__name__.removeprefix("from_"))
+    step, state = make_step(MODEL, mnist_loss, OPTIMIZER), start
+    for images, labels in stream(sample.train, tmp_path):
+        state, _ = step(state, make_batch(images, labels))
+    assert_close(state.params, in_memory.params)
+
+
+def test_shuffled_batches_do_too(start, sample):
+    shuffled = train_epoch(start, sample.train, **OPTIONS)[0]
+    step, state = make_step(MODEL, mnist_loss, OPTIMIZER), start
+    for batch in batches(sample.train, 256, start.key, epoch=0):
+        state, _ = step(state, batch)
+    assert_close(state.params, shuffled.params)
+
+
+def assert_close(params, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), params, expected)
