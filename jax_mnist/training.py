@@ -1,7 +1,7 @@
 """One training loop for every model: steps 6 and 7 of the chapter's seven, repeat and stop."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -290,7 +290,7 @@ def fit(
     return state, as_history(rows)
 
 
-def as_history(rows: list[Row]) -> History:
+def as_history(rows: Sequence[Row]) -> History:
     """The rows of a run as columns.
 
     >>> as_history([Row(1, 0.5, 0.4, 0.9, 0.01, 0.001), Row(2, 0.3, 0.3, 0.95, 0.01, 0.001)]).accuracy
