@@ -22,7 +22,7 @@ from .metrics import accuracy, class_probabilities, correct, predicted_labels
 from .models.dense import linear, mlp
 from .models.precision import mixed_precision
 from .pytorch import from_state_dict, to_state_dict
-from .sweeps import fit_many, spread, vote
+from .sweeps import fit_many, lr_find, spread, vote
 from .training import epochs, evaluate, fit, init_state, make_step, train_epoch
 from .types import Batch, Dataset, History, Layer, Metrics, Model, Row, Splits, TrainState
 
@@ -90,6 +90,7 @@ __all__ = [
     "load_params",
     "loss",
     "losses",
+    "lr_find",
     "make_batch",
     "make_step",
     "max_pool",

@@ -6,12 +6,13 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
-from .cli import compare_torch, evaluate, export_folder, predict, report, speedrun, sweep, train
+from .cli import compare_torch, evaluate, export_folder, lr_find, predict, report, speedrun, sweep, train
 from .cli.console import command
 
 Command = (
     Annotated[train.TrainConfig, subcommand("train")]
     | Annotated[sweep.SweepConfig, subcommand("sweep")]
+    | Annotated[lr_find.LrFindConfig, subcommand("lr_find")]
     | Annotated[evaluate.EvaluateConfig, subcommand("evaluate")]
     | Annotated[predict.PredictConfig, subcommand("predict")]
     | Annotated[compare_torch.CompareTorchConfig, subcommand("compare_torch")]
@@ -21,6 +22,7 @@ Command = (
 _RUN = {
     train.TrainConfig: train.run,
     sweep.SweepConfig: sweep.run,
+    lr_find.LrFindConfig: lr_find.run,
     evaluate.EvaluateConfig: evaluate.run,
     predict.PredictConfig: predict.run,
     compare_torch.CompareTorchConfig: compare_torch.run,
