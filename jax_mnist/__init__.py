@@ -33,7 +33,7 @@ from .models.dense import linear, mlp
 from .models.precision import mixed_precision
 from .pytorch import from_state_dict, to_state_dict
 from .sharding import ShardedDataset, data_mesh, replicate, shard_dataset
-from .sweeps import fit_many, spread, vote
+from .sweeps import fit_many, lr_find, spread, vote
 from .training import epochs, evaluate, fit, init_state, make_step, train_epoch
 from .types import Batch, Dataset, History, Layer, Metrics, Model, Row, Splits, TrainState
 
@@ -112,6 +112,7 @@ __all__ = [
     "load_params",
     "loss",
     "losses",
+    "lr_find",
     "make_batch",
     "make_step",
     "max_pool",

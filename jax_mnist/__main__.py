@@ -12,6 +12,7 @@ from .cli import (
     evaluate,
     export,
     export_folder,
+    lr_find,
     predict,
     prepare_tfds,
     report,
@@ -24,6 +25,7 @@ from .cli.console import command
 Command = (
     Annotated[train.TrainConfig, subcommand("train")]
     | Annotated[sweep.SweepConfig, subcommand("sweep")]
+    | Annotated[lr_find.LrFindConfig, subcommand("lr_find")]
     | Annotated[evaluate.EvaluateConfig, subcommand("evaluate")]
     | Annotated[export.ExportConfig, subcommand("export")]
     | Annotated[predict.PredictConfig, subcommand("predict")]
@@ -36,6 +38,7 @@ Command = (
 _RUN = {
     train.TrainConfig: train.run,
     sweep.SweepConfig: sweep.run,
+    lr_find.LrFindConfig: lr_find.run,
     evaluate.EvaluateConfig: evaluate.run,
     export.ExportConfig: export.run,
     predict.PredictConfig: predict.run,

@@ -13,7 +13,7 @@ class AverageState(NamedTuple):
     """The optimizer's own state, the number of its steps so far, and the average of the parameters after each."""
 
     inner: Any
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     average: Params
 
 

@@ -42,7 +42,8 @@ def ten(tmp_path_factory):
 
 
 def test_a_run_is_all_there(run):
-    names = {"config.json", "history.csv", "result.json", "model.safetensors", "curves.png", "predictions.png"}
+    names = {"config.json", "history.csv", "result.json", "model.safetensors", "curves.png", "predictions.png",
+             "checkpoint-4.safetensors"}  # fmt: skip
     assert {path.name for path in run.iterdir()} == names
     for name in ("curves.png", "predictions.png"):
         with Image.open(run / name) as picture:
@@ -224,7 +225,7 @@ def test_report_names_versions_and_devices(capsys):
     assert report._version("no such package") == "not installed"
 
 
-@pytest.mark.parametrize("name", ["train", "sweep", "evaluate", "export", "predict"])
+@pytest.mark.parametrize("name", ["train", "sweep", "lr_find", "evaluate", "export", "predict"])
 def test_scripts_are_the_commands(name):
     code = [sys.executable, "-W", "error", str(SCRIPTS / f"{name}.py"), "--help"]
     output = subprocess.run(code, capture_output=True, text=True, check=True).stdout

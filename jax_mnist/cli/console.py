@@ -54,7 +54,7 @@ def use_one_thread() -> None:
     It must come before any other use of JAX. Raises ValueError where it comes too late.
     """
     try:
-        jax.config.update("jax_num_cpu_devices", jax.config.jax_num_cpu_devices)
+        jax.config.update("jax_num_cpu_devices", 1)
     except RuntimeError as error:
         raise ValueError("--deterministic must come before JAX is used in this process") from error
     os.environ["NPROC"] = "1"  # XLA's own; --xla_cpu_multi_thread_eigen=false leaves the threads as they are

@@ -126,9 +126,10 @@ def describe_divergence(
     number = steps if bad is None else bad.number
     done = (row.epoch - 1) * steps + number
     loss = row.train_loss if not np.isfinite(row.train_loss) else row.valid_loss
+    rate_there: Any = rate(done - 1) if callable(rate) else rate
     text = (
         f"the loss turned {loss} in epoch {row.epoch} at step {number} of {steps} ({done} of the run), "
-        f"at learning rate {float(rate(done - 1) if callable(rate) else rate):g}"
+        f"at learning rate {float(rate_there):g}"
     )
     if debug:
         found = [] if bad is None else find_operations(bad, **step_options)

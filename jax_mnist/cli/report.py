@@ -23,7 +23,7 @@ def run() -> int:
     console = Console()
     console.print(table)
     console.print(
-        "Commands: python -m jax_mnist {train,sweep,evaluate,export,predict,compare_torch,speedrun,export_folder,"
+        "Commands: python -m jax_mnist {train,sweep,lr_find,evaluate,export,predict,compare_torch,speedrun,export_folder,"
         "prepare_tfds,datasets} --help",
         highlight=False,
     )

@@ -49,7 +49,7 @@ def _sha256(splits: Splits) -> str:
     digest = hashlib.sha256()
     for part in splits:
         for array in (part.images, part.labels):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 
