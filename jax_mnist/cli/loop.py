@@ -36,10 +36,11 @@ class Trained(NamedTuple):
 
 
 class Diverged(NamedTuple):
-    """The epoch, and in it the state before, at which the loss was no number any more."""
+    """The epoch in which the loss was no number any more, the state before it, and the checkpoint of that state."""
 
     row: Row
     before: TrainState
+    path: Path
 
 
 def train_on(
@@ -63,13 +64,11 @@ def train_on(
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task("compiling", total=options["epochs"], completed=len(rows))
         run = epochs(jax.random.key(0), model, splits, count=options["epochs"], state=saved.last, **others)
-        while stopped is None and len(rows) < options["epochs"]:
-            state, row = next(run)
+        for state, row in run if stopped is None else ():
             if len(rows) == len(start.rows):
                 compilation = time.perf_counter() - began - row.seconds - row.evaluation_seconds
             if not is_finite(row):
-                save(out, saved, rows, settings, kept)
-                return Diverged(row, saved.last)
+                return Diverged(row, saved.last, save(out, saved, rows, settings, kept)[-1])
             rows.append(row)
             best = state if limits.patience is not None and best_epoch(rows) == row.epoch else saved.best
             saved = Saved(state, best)
@@ -79,6 +78,8 @@ def train_on(
             if ends or _is_due(row.epoch, time.perf_counter() - saved_at, limits.checkpoint_every):
                 kept = save(out, saved, rows, settings, kept)
                 saved_at = time.perf_counter()
+            if ends:
+                break
     seconds = {
         "compilation": compilation,
         "training": sum(row.seconds for row in rows),
@@ -126,6 +127,7 @@ def describe_divergence(
         f"the loss turned {loss} in epoch {row.epoch} at step {number} of {steps} ({done} of the run), "
         f"at learning rate {float(rate_there):g}"
     )
+    text += f"; the last good state, of epoch {row.epoch - 1}, is in {diverged.path}"
     if debug:
         found = [] if bad is None else find_operations(bad, **step_options)
         text += "".join(f"; {operation}" for operation in found) or "; no single operation gives NaN or infinity"
