@@ -108,7 +108,7 @@ def test_every_flipped_bit_and_every_truncation_is_found(tmp_path):
     damaged = [good[:i] + bytes([good[i] ^ 1 << i % 8]) + good[i + 1 :] for i in range(len(good))]
     for data in [*damaged, *(good[:i] for i in range(0, len(good), 7)), good + b"\0"]:
         path.write_bytes(data)
-        with pytest.raises(ValueError, match="c.safetensors: is "):
+        with pytest.raises(ValueError, match=r"c\.safetensors: is "):
             load_checkpoint(path, state)
 
 
