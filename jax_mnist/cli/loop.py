@@ -1,6 +1,7 @@
 """The loop of `train`: a plain `for` over `epochs` that shows, guards, saves and stops."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,8 +53,9 @@ def train_on(
     out: Path,
     settings: dict[str, Any],
     console: Console,
+    log: Callable[[Row], None],
 ) -> Trained | Diverged:
-    """Train from `start` on with the arguments of `fit`, writing checkpoints into `out`."""
+    """Train from `start` on with the arguments of `fit`, writing checkpoints into `out` and logging each epoch."""
     columns = TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
     others = {name: value for name, value in options.items() if name != "epochs"}
     rows, saved = list(start.rows), start.saved
@@ -70,6 +72,7 @@ def train_on(
             if not is_finite(row):
                 return Diverged(row, saved.last, save(out, saved, rows, settings, kept)[-1])
             rows.append(row)
+            log(row)
             best = state if limits.patience is not None and best_epoch(rows) == row.epoch else saved.best
             saved = Saved(state, best)
             bar.update(task, advance=1, description=f"accuracy {row.accuracy:.4f}")
