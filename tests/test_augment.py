@@ -43,7 +43,7 @@ def test_it_is_a_function_of_the_key(x, change):
     one, again, other = (change(jax.random.key(seed), x) for seed in (0, 0, 1))
     assert (one == again).all()
     assert (one != other).any()
-    np.testing.assert_allclose(change(jax.random.key(0), x, 0), x, atol=1e-6)
+    np.testing.assert_allclose(change(jax.random.key(0), x, 0), x, atol=1e-5)
 
 
 def test_an_image_of_another_shape(x):
