@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint format notebooks bench
+.PHONY: train test test-slow soak lint format notebooks bench
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,9 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+soak: .venv/installed
+	$(BIN)/python -m pytest -m slow -s tests/test_resume.py $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check
