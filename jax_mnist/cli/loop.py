@@ -38,7 +38,7 @@ class Trained(NamedTuple):
 
 
 class Diverged(NamedTuple):
-    """The epoch in which the loss was no number any more, the state before it, and the checkpoints, that state's last."""
+    """The epoch in which the loss was no number any more, the state before it, and the checkpoints, its own last."""
 
     row: Row
     before: TrainState
