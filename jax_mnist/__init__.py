@@ -18,6 +18,7 @@ from .from_scratch import gradient, init_params, linear_layer, loss, predict, st
 from .losses import binary_cross_entropy, l1, mnist_loss, mse, softmax_cross_entropy
 from .metrics import accuracy, class_probabilities, correct, predicted_labels
 from .models.dense import linear, mlp
+from .page import export_page
 from .pytorch import from_state_dict, to_state_dict
 from .sweeps import fit_many, spread, vote
 from .training import epochs, evaluate, fit, init_state, make_step, train_epoch
@@ -66,6 +67,7 @@ __all__ = [
     "epoch_indices",
     "epochs",
     "evaluate",
+    "export_page",
     "fit",
     "fit_many",
     "flax_mlp",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
-from .cli import compare_torch, evaluate, export_folder, predict, report, speedrun, sweep, train
+from .cli import compare_torch, evaluate, export_folder, export_page, predict, report, speedrun, sweep, train
 from .cli.console import command
 
 Command = (
@@ -17,6 +17,7 @@ Command = (
     | Annotated[compare_torch.CompareTorchConfig, subcommand("compare_torch")]
     | Annotated[speedrun.SpeedrunConfig, subcommand("speedrun")]
     | Annotated[export_folder.ExportFolderConfig, subcommand("export_folder")]
+    | Annotated[export_page.ExportPageConfig, subcommand("export_page")]
 )
 _RUN = {
     train.TrainConfig: train.run,
@@ -26,6 +27,7 @@ _RUN = {
     compare_torch.CompareTorchConfig: compare_torch.run,
     speedrun.SpeedrunConfig: speedrun.run,
     export_folder.ExportFolderConfig: export_folder.run,
+    export_page.ExportPageConfig: export_page.run,
 }
 
 

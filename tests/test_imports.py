@@ -34,6 +34,7 @@ ARROWS = {
     "models.nnx": {"models.conv"},
     "checkpoints": set(),
     "pytorch": set(),
+    "page": {"pytorch"},
     "plots": set(),
     "speedrun": {"models.columns"},
 }

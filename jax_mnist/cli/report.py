@@ -23,7 +23,8 @@ def run() -> int:
     console = Console()
     console.print(table)
     console.print(
-        "Commands: python -m jax_mnist {train,sweep,evaluate,predict,compare_torch,speedrun,export_folder} --help",
+        "Commands: python -m jax_mnist "
+        "{train,sweep,evaluate,predict,compare_torch,speedrun,export_folder,export_page} --help",
         highlight=False,
     )
     return EXIT_OK
