@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow soak lint format notebooks bench
+.PHONY: train test test-slow soak lint format notebooks docs bench
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -32,6 +32,9 @@ format: .venv/installed
 
 notebooks: .venv/installed
 	$(BIN)/python scripts/notebooks.py $(ARGS)
+
+docs: .venv/installed
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
 
 bench: .venv/installed
 	$(BIN)/python scripts/benchmark.py $(ARGS)

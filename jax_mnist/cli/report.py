@@ -24,7 +24,7 @@ def run() -> int:
     console.print(table)
     console.print(
         "Commands: python -m jax_mnist {train,sweep,lr_find,evaluate,export,predict,compare_torch,speedrun,"
-        "export_folder,prepare_tfds,datasets} --help",
+        "export_folder,export_page,prepare_tfds,datasets} --help",
         highlight=False,
     )
     return EXIT_OK
