@@ -47,9 +47,9 @@ class TrainConfig:
     """Train a digit classifier, show how it goes, and write the run into a directory.
 
     Defaults for two classes are the chapter's: its two-layer net, mlp with 30 hidden units, 40 epochs of SGD in
-    batches of 256 at rate 0.1. For more they are flax_mlp, 512 hidden units, 20 epochs, batches of 64, a rate that falls
-    from 0.3 to 0 along a cosine.
-    cnn is trained for 8 epochs of one cycle of adam, with weight decay and label smoothing, up to rate 0.01.
+    batches of 256 at rate 0.1. For more they are flax_mlp, 512 hidden units, 20 epochs, batches of 64, and a rate that
+    falls from 0.3 to 0 along a cosine. cnn is trained for 8 epochs of one cycle of adam, with weight decay and label
+    smoothing, up to rate 0.01.
     """
 
     dataset: str = "mnist_sample"
