@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint format notebooks bench
+.PHONY: train test test-slow soak lint format notebooks docs bench
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -18,6 +18,9 @@ test: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+soak: .venv/installed
+	$(BIN)/python -m pytest -m slow -s tests/test_resume.py $(ARGS)
+
 lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -29,6 +32,9 @@ format: .venv/installed
 
 notebooks: .venv/installed
 	$(BIN)/python scripts/notebooks.py $(ARGS)
+
+docs: .venv/installed
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
 
 bench: .venv/installed
 	$(BIN)/python scripts/benchmark.py $(ARGS)

@@ -31,6 +31,7 @@ from .metrics import (
 )
 from .models.dense import linear, mlp
 from .models.precision import mixed_precision
+from .page import export_page
 from .pytorch import from_state_dict, to_state_dict
 from .sharding import ShardedDataset, data_mesh, replicate, shard_dataset
 from .sweeps import fit_many, lr_find, spread, vote
@@ -91,6 +92,7 @@ __all__ = [
     "evaluate",
     "examine",
     "export_model",
+    "export_page",
     "fit",
     "fit_many",
     "flax_mlp",

@@ -127,7 +127,7 @@ def library_versions() -> dict[str, str]:
 
 
 def _checksum_place(data: bytes) -> tuple[int, int] | None:
-    found = _CHECKSUM.search(data, 0, 8 + int.from_bytes(data[:8], "little"))
+    found = _CHECKSUM.search(data, 0, min(8 + int.from_bytes(data[:8], "little"), len(data)))
     return found and found.span(1)
 
 

@@ -226,7 +226,7 @@ def lr_find(
     >>> splits = hold_out(jax.random.key(0), load("mnist_sample").train, 2000)
     >>> found = lr_find(jax.random.key(0), linear(), splits, loss_fn=mnist_loss, optimizer=optax.sgd, epochs=1,
     ...                 rates=[0.001, 0.3, 0.6])
-    >>> found.suggestion
+    >>> round(found.suggestion, 3)
     0.2
     """
     if not 1 <= epochs <= 4:

@@ -133,6 +133,8 @@ def test_the_target_is_then_the_means(mean, code):
               "accuracy_mean": mean, "accuracy_std": 0.001, "accuracy_interval": (0.97, 0.99), "vote_accuracy": 0.98,
               "further_seconds": 1.0}  # fmt: skip
     config = train.TrainConfig(target_accuracy=0.98, seeds=2)
-    assert train._conclude(config, result, range(2), Console()) == code
+    assert train._conclude(config, config.out, result, range(2), Console()) == code
     first_alone = {name: value for name, value in result.items() if name != "accuracy_mean"}
-    assert train._conclude(dataclasses.replace(config, seeds=1), first_alone, range(1), Console()) == 1 - code
+    assert (
+        train._conclude(dataclasses.replace(config, seeds=1), config.out, first_alone, range(1), Console()) == 1 - code
+    )

@@ -44,6 +44,7 @@ ARROWS = {
     "checkpoints": set(),
     "export": {"data.batches"},
     "pytorch": set(),
+    "page": {"pytorch"},
     "plots": {"metrics"},
     "report": {"interpret", "plots"},
     "speedrun": {"models.columns"},

@@ -30,10 +30,11 @@ def path(optimizer, steps):
             {"optimizer": "adam", "learning_rate": 0.1, "betas": (0.7, 0.95), "weight_decay": 0.2},
             optax.adamw(0.1, 0.7, 0.95, weight_decay=0.2),
         ),
+        ({"clip_norm": 0.5}, optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1))),
         ({"schedule": "cosine"}, optax.sgd(optax.cosine_decay_schedule(0.1, 12))),
         ({"schedule": "one-cycle"}, optax.sgd(optax.cosine_onecycle_schedule(12, 0.1))),
     ],
-    ids=["sgd", "momentum", "adam", "adamw", "cosine", "one-cycle"],
+    ids=["sgd", "momentum", "adam", "adamw", "clipped", "cosine", "one-cycle"],
 )
 def test_the_optimizers_are_optax_own(chosen, expected):
     recipe = choose_recipe(2, epochs=3, batch_size=256, **chosen)

@@ -41,10 +41,12 @@ def join(config: Any) -> None:
             jax.config.update("jax_num_cpu_devices", config.devices)
         except RuntimeError as error:
             raise ValueError("--devices must come before JAX is used in this process") from error
-    ends = {"heartbeat_timeout_seconds": _HEARTBEAT_SECONDS, "shutdown_timeout_seconds": _HEARTBEAT_SECONDS}
+    ends: dict[str, Any] = {
+        "heartbeat_timeout_seconds": _HEARTBEAT_SECONDS,
+        "shutdown_timeout_seconds": _HEARTBEAT_SECONDS,
+    }
     if config.coordinator is not None:
-        who = {"num_processes": config.num_processes, "process_id": config.process_id}
-        jax.distributed.initialize(config.coordinator, **who, **ends)
+        jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id, **ends)
     elif config.distributed:
         jax.distributed.initialize(**ends)
 

@@ -1,6 +1,7 @@
 """The loop of `train`: a plain `for` over `epochs` that shows, guards, saves and stops."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,10 +38,11 @@ class Trained(NamedTuple):
 
 
 class Diverged(NamedTuple):
-    """The epoch, and in it the state before, at which the loss was no number any more."""
+    """The epoch in which the loss was no number any more, the state before it, and the checkpoints, its own last."""
 
     row: Row
     before: TrainState
+    saved_in: tuple[Path, ...]
 
 
 def train_on(
@@ -52,8 +54,9 @@ def train_on(
     out: Path | None,
     settings: dict[str, Any],
     console: Console,
+    log: Callable[[Row], None],
 ) -> Trained | Diverged:
-    """Train from `start` on with the arguments of `fit`, writing checkpoints into `out`, if any."""
+    """Train from `start` on with the arguments of `fit`, logging epochs and writing checkpoints into `out`, if any."""
     columns = TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
     others = {name: value for name, value in options.items() if name != "epochs"}
     rows, saved = list(start.rows), start.saved
@@ -64,26 +67,24 @@ def train_on(
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task("compiling", total=options["epochs"], completed=len(rows))
         run = epochs(jax.random.key(0), model, splits, count=options["epochs"], state=saved.last, **others)
-        while stopped is None and len(rows) < options["epochs"]:
-            state, row = next(run)
+        for state, row in run if stopped is None else ():
             state = on_one_device(state)
             if len(rows) == len(start.rows):
                 compilation = time.perf_counter() - began - row.seconds - row.evaluation_seconds
             if not is_finite(row):
-                if out is not None:
-                    save(out, saved, rows, settings, kept)
-                return Diverged(row, saved.last)
+                return Diverged(row, saved.last, save(out, saved, rows, settings, kept))
             rows.append(row)
+            log(row)
             best = state if limits.patience is not None and best_epoch(rows) == row.epoch else saved.best
             saved = Saved(state, best)
             bar.update(task, advance=1, description=f"accuracy {row.accuracy:.4f}")
             stopped = _why_stop(rows, limits)
             ends = stopped is not None or len(rows) == options["epochs"]
-            if out is not None and (
-                ends or _is_due(row.epoch, time.perf_counter() - saved_at, limits.checkpoint_every)
-            ):
+            if ends or _is_due(row.epoch, time.perf_counter() - saved_at, limits.checkpoint_every):
                 kept = save(out, saved, rows, settings, kept)
                 saved_at = time.perf_counter()
+            if ends:
+                break
     seconds = {
         "compilation": compilation,
         "training": sum(row.seconds for row in rows),
@@ -131,6 +132,8 @@ def describe_divergence(
         f"the loss turned {loss} in epoch {row.epoch} at step {number} of {steps} ({done} of the run), "
         f"at learning rate {float(rate_there):g}"
     )
+    for path in diverged.saved_in[-1:]:
+        text += f"; the last good state, of epoch {row.epoch - 1}, is in {path}"
     if debug:
         found = [] if bad is None else find_operations(bad, **step_options)
         text += "".join(f"; {operation}" for operation in found) or "; no single operation gives NaN or infinity"

@@ -56,7 +56,7 @@ _TWO_CLASSES = {
 }
 _MORE_CLASSES = {
     "linear": Recipe("linear", "sgd", (), epochs=20, batch_size=256, learning_rate=0.1),
-    "mlp": Recipe("mlp", "sgd", (512,), epochs=20, batch_size=64, learning_rate=0.3),
+    "mlp": Recipe("mlp", "sgd", (512,), epochs=20, batch_size=64, learning_rate=0.3, schedule="cosine"),
 }
 _CNN = Recipe("cnn", "adam", (256,), 8, 256, 0.01, "one-cycle", betas=(0.7, 0.9), weight_decay=0.01)
 

@@ -23,8 +23,8 @@ def run() -> int:
     console = Console()
     console.print(table)
     console.print(
-        "Commands: python -m jax_mnist {train,sweep,lr_find,evaluate,export,predict,compare_torch,speedrun,export_folder,"
-        "prepare_tfds,datasets} --help",
+        "Commands: python -m jax_mnist {train,sweep,lr_find,evaluate,export,predict,compare_torch,speedrun,"
+        "export_folder,export_page,prepare_tfds,datasets} --help",
         highlight=False,
     )
     return EXIT_OK

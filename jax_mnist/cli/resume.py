@@ -95,13 +95,15 @@ def _epoch(path: Path) -> int:
 
 
 def save(
-    directory: Path, saved: Saved, rows: Sequence[Row], settings: dict[str, Any], earlier: Sequence[Path]
+    directory: Path | None, saved: Saved, rows: Sequence[Row], settings: dict[str, Any], earlier: Sequence[Path]
 ) -> tuple[Path, ...]:
     """Write the checkpoint of the epochs done, then delete all but it and the newest of the run's `earlier` ones.
 
     Returns the checkpoints that are left, the newest last. Whatever else is there is of an earlier run, which this one
-    takes the place of, or was never finished.
+    takes the place of, or was never finished. Without a directory, in a process that writes nothing, it does nothing.
     """
+    if directory is None:
+        return ()
     path = directory / _NAME.format(len(rows))
     save_checkpoint(path, saved, rows, settings)
     kept = (*(other for other in earlier if other != path), path)[-_KEPT:]

@@ -19,6 +19,7 @@ from ..training import as_history
 from ..types import Params, Row, Splits
 from .console import EXIT_OK, EXIT_TARGET_MISSED, Platform, describe, script, use_one_thread, use_platform
 from .devices import check_devices, choose_mesh, join, other_processes, run_processes
+from .logs import tensorboard
 from .loop import Diverged, Limits, Trained, describe_divergence, train_on
 from .pictures import draw_run
 from .recipes import (
@@ -46,8 +47,9 @@ class TrainConfig:
     """Train a digit classifier, show how it goes, and write the run into a directory.
 
     Defaults for two classes are the chapter's: its two-layer net, mlp with 30 hidden units, 40 epochs of SGD in
-    batches of 256 at rate 0.1. For more they are flax_mlp, 512 hidden units, 20 epochs, batches of 64, rate 0.3.
-    cnn is trained for 8 epochs of one cycle of adam, with weight decay and label smoothing, up to rate 0.01.
+    batches of 256 at rate 0.1. For more they are flax_mlp, 512 hidden units, 20 epochs, batches of 64, and a rate that
+    falls from 0.3 to 0 along a cosine. cnn is trained for 8 epochs of one cycle of adam, with weight decay and label
+    smoothing, up to rate 0.01.
     """
 
     dataset: str = "mnist_sample"
@@ -107,6 +109,8 @@ class TrainConfig:
     """Go on from the last good checkpoint of RUN, or start it where there is none; instead of --out, all else equal."""
     deterministic: bool = False
     """Compute on one thread, for the same bits on any number of cores."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files into out/tensorboard, epoch by epoch; needs jax_mnist[tensorboard]."""
     debug_nans: bool = False
     """Where the loss turns NaN or infinite, find the operation that did it."""
     platform: Platform = None
@@ -162,7 +166,8 @@ def _run(config: TrainConfig) -> int:
         console.print(describe_start(start, recipe.epochs), highlight=False, soft_wrap=True)
 
     limits = Limits(config.checkpoint_every, config.patience, config.max_seconds)
-    trained = train_on(start, model, splits, options, limits, out if first else None, settings, console)
+    with tensorboard(out / "tensorboard" if config.tensorboard and first else None, start.rows) as log:
+        trained = train_on(start, model, splits, options, limits, out if first else None, settings, console, log)
     if isinstance(trained, Diverged):
         rate = make_schedule(recipe, len(splits.train))
         raise ValueError(describe_divergence(trained, model, splits, options, rate, config.debug_nans))

@@ -115,7 +115,7 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int]
     """A Flax NNX module of one's own as a Model.
 
     `make(rngs)` builds it. Its call takes x float [b, h*w*c] with pixels in [0, 1], or, with `input_shape`,
-    x [b, *input_shape], such as (28, 28, 1) for convolutions. Parameters are a plain nested dict, as from
+    `x [b, *input_shape]`, such as (28, 28, 1) for convolutions. Parameters are a plain nested dict, as from
     `nnx.to_pure_dict`. Raises ValueError for a module that carries more than parameters (dropout, batch
     statistics): a pair of `init` and `apply` has no place for it.
 

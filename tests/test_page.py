@@ -1,0 +1,268 @@
+"""The page to draw on, in a real browser: its scores are Python's, and hands, keys and screen readers can use it."""
+
+import base64
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from browser import PROGRAM, browser
+from flax import nnx
+from PIL import Image, ImageDraw
+
+from jax_mnist import (
+    Model,
+    class_probabilities,
+    cnn,
+    export_page,
+    fit,
+    flax_mlp,
+    from_flax,
+    linear,
+    make_batch,
+    mlp,
+    read_photo,
+    softmax_cross_entropy,
+)  # fmt: skip
+from jax_mnist.__main__ import main
+
+needs_browser = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium here to open the page")
+TEN = tuple("0123456789")
+THREE = [(0.3, 0.25), (0.42, 0.17), (0.58, 0.17), (0.68, 0.3), (0.6, 0.44), (0.46, 0.48)]
+THREE += [(0.6, 0.52), (0.72, 0.65), (0.62, 0.8), (0.42, 0.83), (0.28, 0.74)]
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def trained(mnist):
+    model = flax_mlp((784, 64, 10))
+    loss, adam = softmax_cross_entropy, optax.adam(3e-3)
+    state, _ = fit(jax.random.key(0), model, mnist, epochs=3, loss_fn=loss, optimizer=adam)
+    return model, state.params
+
+
+@pytest.fixture(scope="module")
+def page(trained, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    export_page(path, *trained, TEN)
+    return path
+
+
+@pytest.fixture(params=["desktop", "phone"])
+def drawing(request, chromium, page):
+    """The page with a 3 on it, by mouse or by finger."""
+    phone = request.param == "phone"
+    chromium.open(page, *((360, 740) if phone else (1000, 800)), mobile=phone)
+    (chromium.touch if phone else chromium.mouse)(inside(chromium, "paper", THREE))
+    return chromium
+
+
+def inside(chromium, name, points):
+    """Points in shares of an element's size as pixels of the window."""
+    left, top, width, height = chromium.run(
+        "(({left, top, width, height}) => [left, top, width, height])"
+        f"(document.getElementById('{name}').getBoundingClientRect())"
+    )
+    return [(left + x * width, top + y * height) for x, y in points]
+
+
+def shown(chromium):
+    """What the page shows once it has caught up: answer, probabilities in percent, pixels."""
+    return chromium.run("""
+        new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done([
+            document.getElementById("answer").textContent,
+            [...document.getElementById("probabilities").rows].map((row) => parseFloat(row.lastChild.textContent)),
+            [...document.getElementById("seen").getContext("2d").getImageData(0, 0, 28, 28).data]
+                .filter((_, place) => place % 4 === 0),
+        ]))))""")
+
+
+def said(chromium, text):
+    """What a screen reader was told last: `text`, or after some seconds whatever it is instead."""
+    return chromium.run(f"""
+        (async () => {{
+            const status = document.getElementById("status");
+            for (let n = 0; n < 100 && status.textContent !== {json.dumps(text)}; n++) {{
+                await new Promise((done) => setTimeout(done, 50));
+            }}
+            return status.textContent;
+        }})()""")
+
+
+MODELS = {
+    "linear": (linear, ("7", "3")),
+    "mlp": (lambda: mlp((784, 30, 1)), ("7", "3")),
+    "flax_mlp": (lambda: flax_mlp((784, 40, 20, 10)), TEN),
+    "cnn": (lambda: cnn((4, 6), (4, 3), (16,)), TEN),
+    "cnn VALID": (lambda: cnn((4,), (5,), (), padding="VALID"), TEN),
+    "no bias": (lambda: from_flax(lambda rngs: nnx.Linear(784, 3, use_bias=False, rngs=rngs)), ("a", "</script>", "é")),
+}
+
+
+@needs_browser
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_are_pythons(chromium, tmp_path, mnist, name):
+    make, classes = MODELS[name]
+    model = make()
+    params = jax.tree.map(lambda leaf: 2 * leaf + 0.01, model.init(jax.random.key(1)))
+    export_page(tmp_path / "page.html", model, params, classes)
+    chromium.open(tmp_path / "page.html")
+    images = mnist.valid.images[:100].reshape(100, 784)
+    found = chromium.run(f"""({json.dumps(images.tolist())}).map((pixels) => {{
+        const found = scores(pixels);
+        return [[...found], probabilities(found)];
+    }})""")
+    scores = model.apply(params, make_batch(mnist.valid.images[:100], mnist.valid.labels[:100]).x)
+    np.testing.assert_allclose([of_image for of_image, _ in found], scores, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose([shares for _, shares in found], class_probabilities(scores), rtol=1e-5, atol=1e-5)
+    assert chromium.run("classes") == list(classes)
+    pictures = chromium.run("document.querySelectorAll('#weights canvas').length")
+    assert pictures == {"linear": 1, "no bias": 3}.get(name, 0)
+
+
+@needs_browser
+def test_a_drawing_is_prepared_as_a_photo(chromium, page, tmp_path):
+    chromium.open(page)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        picture = Image.new("L", (1600, 1600), 255)
+        points = [tuple(point) for point in rng.integers(200, 1400, (6, 2)).tolist()]
+        ImageDraw.Draw(picture).line(points, 0, int(rng.integers(60, 160)), "curve")
+        picture = picture.resize((400, int(rng.integers(150, 400))), Image.Resampling.BOX)
+        picture.save(tmp_path / "drawing.png")
+        ink = base64.b64encode((255 - np.asarray(picture)).tobytes()).decode()
+        pixels = chromium.run(f"""
+            [...prepare({{width: {picture.width}, height: {picture.height},
+                data: Array.from(atob({json.dumps(ink)}), (c) => [0, 0, 0, c.charCodeAt(0)]).flat()}})]""")
+        photo = read_photo(tmp_path / "drawing.png").astype(int)
+        assert np.abs(np.reshape(pixels, (28, 28)) - photo).max() <= 1
+
+
+@needs_browser
+def test_a_drawing_is_read(drawing, trained, tmp_path):
+    answer, percents, pixels = shown(drawing)
+    assert answer == "3"
+    model, params = trained
+    scores = model.apply(params, jax.numpy.array([pixels]) / 255)
+    np.testing.assert_allclose(percents, 100 * class_probabilities(scores)[0], atol=0.051)  # one decimal is shown
+    reading = f"3, {max(percents):.1f}%"
+    assert said(drawing, reading) == reading
+    picture = drawing.run("""(() => {
+        ink.globalCompositeOperation = "destination-over";
+        ink.fillStyle = "white";
+        ink.fillRect(0, 0, paper.width, paper.height);
+        return paper.toDataURL();
+    })()""")
+    (tmp_path / "drawing.png").write_bytes(base64.b64decode(picture.partition(",")[2]))
+    photo = read_photo(tmp_path / "drawing.png").ravel().astype(int)
+    assert np.abs(photo - pixels).mean() < 1.5  # the ink is no pure black there
+
+
+@needs_browser
+def test_probabilities_move_while_the_pen_does(chromium, page):
+    chromium.open(page)
+    empty = shown(chromium)
+    assert empty == ["?", [None] * 10, [0] * 784]
+    points = inside(chromium, "paper", THREE)
+    seen = []
+    for event, (x, y) in [("mousePressed", points[0]), *(("mouseMoved", point) for point in points)]:
+        chromium.send("Input.dispatchMouseEvent", type=event, x=x, y=y, button="left", buttons=1, clickCount=1)
+        seen.append(shown(chromium)[1])
+    assert len({tuple(percents) for percents in seen}) >= 8
+    chromium.send("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
+    done = shown(chromium)
+    chromium.send("Input.dispatchMouseEvent", type="mouseMoved", x=points[0][0], y=points[0][1])
+    assert shown(chromium) == done
+    chromium.mouse(inside(chromium, "clear", [(0.5, 0.5)]))
+    assert shown(chromium) == empty
+
+
+@needs_browser
+def test_keys_draw_and_clear_and_the_focus_is_seen(chromium, page):
+    chromium.open(page)
+    chromium.press("Tab")
+    assert chromium.run("document.activeElement.id") == "paper"
+    focused = "getComputedStyle(document.activeElement).outlineStyle"
+    assert (chromium.run(focused), chromium.run("getComputedStyle(pen).visibility")) == ("solid", "visible")
+    chromium.press("ArrowUp", 14)
+    assert shown(chromium)[0] == "?"
+    chromium.press(" ")
+    assert said(chromium, "Pen down") == "Pen down"
+    chromium.press("ArrowDown", 28)
+    answer, percents, pixels = shown(chromium)
+    assert answer == "1"
+    reading = f"1, {max(percents):.1f}%"
+    assert said(chromium, reading) == reading
+    assert np.count_nonzero(np.reshape(pixels, (28, 28)).any(axis=1)) == 20
+    chromium.press(" ")
+    chromium.press("ArrowLeft", 10)
+    assert shown(chromium)[2] == pixels
+    chromium.press("Delete")
+    assert shown(chromium)[0] == "?"
+    assert said(chromium, "The paper is empty") == "The paper is empty"
+    chromium.press(" ")
+    chromium.press("Tab")
+    assert (chromium.run("document.activeElement.id"), chromium.run(focused)) == ("clear", "solid")
+    assert shown(chromium)[0] != "?"
+    chromium.press(" ")
+    assert shown(chromium)[0] == "?"
+
+
+@needs_browser
+def test_a_screen_reader_finds_its_way(drawing):
+    nodes = drawing.send("Accessibility.getFullAXTree")["nodes"]
+    named = {(node["role"]["value"], node.get("name", {}).get("value")): node for node in nodes if not node["ignored"]}
+    paper = named["application", "Paper to draw on"]
+    assert "arrow keys move the pen" in paper["description"]["value"]
+    assert {("button", "Clear"), ("heading", "Draw, and the model reads"), ("table", "Probabilities")} <= named.keys()
+    assert ("image", "The 28 by 28 pixels that the model sees") in named
+    assert [name for role, name in named if role == "rowheader"] == list(TEN)
+    status = next(node for node in nodes if node["role"]["value"] == "status")
+    assert {"name": "live", "value": {"type": "token", "value": "polite"}} in status["properties"]
+
+
+EVENTS = ("Network.requestWillBeSent", "Log.entryAdded", "Runtime.exceptionThrown")
+
+
+@needs_browser
+def test_it_needs_no_network_fits_a_phone_and_complains_of_nothing(drawing):
+    by_name = {name: [e["params"] for e in drawing.events if e.get("method") == name] for name in EVENTS}
+    sent, logged, thrown = by_name.values()
+    assert {request["request"]["url"].partition(":")[0] for request in sent} == {"file"}
+    assert logged == thrown == []
+    assert drawing.run("document.documentElement.scrollWidth <= innerWidth")
+    assert drawing.run("scrollY") == 0  # the finger has drawn, not scrolled
+
+
+REFUSED = {
+    "other scores": Model(mlp((784, 5, 1)).init, lambda params, x: jax.numpy.tanh(mlp((784, 5, 1)).apply(params, x))),
+    "for 28x28 grey pixels": mlp((100, 10)),
+    "of weights (or kernel) and bias alone": Model(lambda key: {"scale": jax.numpy.ones(3)}, lambda params, x: x),
+    "4 layers": cnn((2, 2), (3, 3), (4,), image_shape=(32, 32, 1)),
+    "tells 2 classes apart, not 10: 0, 1,": linear(),
+    "tells 3 classes apart, not 10": linear(784, 3),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_the_page_cannot_compute_is_refused(tmp_path, message):
+    model = REFUSED[message]
+    with pytest.raises(ValueError, match=r"page|apart") as error:
+        export_page(tmp_path / "page.html", model, model.init(jax.random.key(0)), TEN)
+    assert message in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_writes_it(tmp_path, capsys):
+    assert main(["train", "--model", "linear", "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    assert main(["export_page", str(tmp_path / "run"), str(tmp_path / "page.html")]) == 0
+    size = (tmp_path / "page.html").stat().st_size
+    assert f"2 classes, {size:,} bytes; written to {tmp_path / 'page.html'}" in capsys.readouterr().out
+    assert main(["export_page", str(tmp_path), str(tmp_path / "page.html")]) == 2
+    assert "is no run" in capsys.readouterr().err

@@ -1,0 +1,31 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_mnist import fit, flax_mlp, mixed_precision, mlp, mnist_loss
+
+
+@pytest.mark.parametrize("make", [mlp, flax_mlp])
+def test_it_computes_in_bfloat16_and_keeps_float32(make):
+    model = make((784, 16, 1))
+    mixed = mixed_precision(model)
+    params = mixed.init(jax.random.key(0))
+    x = jax.random.uniform(jax.random.key(1), (8, 784))
+    lower = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    scores = mixed.apply(params, x)
+    np.testing.assert_array_equal(scores, model.apply(lower, x.astype(jnp.bfloat16)).astype(jnp.float32))
+    assert 0 < np.abs(scores - model.apply(params, x)).max() < 0.05
+    dots = [line for line in jax.jit(mixed.apply).lower(params, x).as_text().splitlines() if "dot_general" in line]
+    assert dots
+    assert all("xbf16" in line and "xf32" not in line for line in dots)
+    gradients = jax.grad(lambda p: mixed.apply(p, x).sum())(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, gradients, scores))} == {jnp.dtype("float32")}
+
+
+def test_it_trains(tiny):
+    state, history = fit(jax.random.key(0), mixed_precision(mlp((784, 16, 1))), tiny, epochs=8, loss_fn=mnist_loss,
+                         optimizer=optax.adam(1e-2), batch_size=8)  # fmt: skip
+    assert history.accuracy[-1] == 1
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
