@@ -12,6 +12,7 @@ from .cli import (
     evaluate,
     export,
     export_folder,
+    export_page,
     lr_find,
     predict,
     prepare_tfds,
