@@ -12,6 +12,7 @@ from .cli import (
     evaluate,
     export,
     export_folder,
+    export_page,
     lr_find,
     predict,
     prepare_tfds,
@@ -32,6 +33,7 @@ Command = (
     | Annotated[compare_torch.CompareTorchConfig, subcommand("compare_torch")]
     | Annotated[speedrun.SpeedrunConfig, subcommand("speedrun")]
     | Annotated[export_folder.ExportFolderConfig, subcommand("export_folder")]
+    | Annotated[export_page.ExportPageConfig, subcommand("export_page")]
     | Annotated[prepare_tfds.PrepareTfdsConfig, subcommand("prepare_tfds")]
     | Annotated[datasets.DatasetsConfig, subcommand("datasets")]
 )
@@ -45,6 +47,7 @@ _RUN = {
     compare_torch.CompareTorchConfig: compare_torch.run,
     speedrun.SpeedrunConfig: speedrun.run,
     export_folder.ExportFolderConfig: export_folder.run,
+    export_page.ExportPageConfig: export_page.run,
     prepare_tfds.PrepareTfdsConfig: prepare_tfds.run,
     datasets.DatasetsConfig: datasets.run,
 }

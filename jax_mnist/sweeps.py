@@ -218,9 +218,9 @@ def lr_find(
     It chooses by the loss on `splits.valid`, which therefore must be training images set apart, as by `hold_out`. All
     start from the same parameters and see the same batches for `epochs` epochs, 1 to 4; `rates` [k] rise, by default
     from 1e-4 to 10. The suggestion is a third of the rate with the lowest loss, since the highest rate at which a
-    short training succeeds is one at which a long one fails. The chapter's section "lr_find" gives one run a rate that
-    rises (Smith 2017, arXiv 1506.01186); here each rate has a run of its own. Raises ValueError for other epochs, and
-    where no rate gives a loss.
+    short training succeeds is one at which a long one fails. fastai's lr_find, in the book's chapter 5, gives one run
+    a rate that rises (Smith 2017, arXiv 1506.01186); here each rate has a run of its own. Raises ValueError for other
+    epochs, and where no rate gives a loss.
 
     >>> from jax_mnist import hold_out, linear, load, mnist_loss
     >>> splits = hold_out(jax.random.key(0), load("mnist_sample").train, 2000)

@@ -106,6 +106,7 @@ def test_bad_input_is_refused_before_anything_is_trained_or_written(tmp_path, ca
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_several_seeds_are_those_of_train_and_the_files_the_firsts(tmp_path, capsys):
     arguments = ["--model", "linear", "--epochs", "3"]
     singles = [trained(tmp_path / str(seed), *arguments, "--seed", str(seed)) for seed in (3, 4)]

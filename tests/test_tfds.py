@@ -205,7 +205,9 @@ def test_tensorflow_is_never_imported(tmp_path, monkeypatch, blocked):
     assert (ended.returncode, ended.stdout.splitlines()[-1:]) == (0, ["done"]), ended.stderr
 
 
-@pytest.mark.parametrize("place", ["while the records are generated", "after the first split"])
+@pytest.mark.parametrize(
+    "place", ["while the records are generated", pytest.param("after the first split", marks=pytest.mark.slow)]
+)
 def test_a_kill_halfway_leaves_no_dataset(data_dir, sample, place):
     count = {"while the records are generated": 5000, "after the first split": len(sample.train)}[place]
     code = f"""

@@ -27,7 +27,7 @@ def random_shift(
 
 
 def random_rotation(
-    key: PRNGKeyArray, x: Float[Array, "b i"], most: float = 10.0, image_shape: Sequence[int] = (28, 28)
+    key: PRNGKeyArray, x: Float[Array, "b i"], most: float | int = 10, image_shape: Sequence[int] = (28, 28)
 ) -> Float[Array, "b i"]:
     """Each image turned about its middle by an angle drawn evenly from -most..most degrees, and background turned in.
 
