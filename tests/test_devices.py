@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from jax_mnist.cli import train
 
-TRAIN = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "train.py"), "--platform", "cpu"]
+TRAIN = [sys.executable, "-W", "error", str(Path(__file__).parents[1] / "scripts" / "train.py"), "--platform", "cpu"]
 
 
 def result(out):
