@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .files import replacing
+from .files import parsing, replacing
 from .types import Params, Row
 
 FORMAT = "jax_mnist checkpoint 1"
@@ -94,16 +94,19 @@ def load_checkpoint(path: str | Path, like: Any, settings: dict[str, Any] | None
     tensors, metadata = _read(path, "a checkpoint", _verify)
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: has the format {metadata.get('format')!r}; expected {FORMAT!r}")
-    notes = {name: json.loads(metadata[name]) for name in ("rows", "settings", "versions", "keys")}
-    if settings is not None and (others := _differences(notes["settings"], settings)):
-        raise AnotherRunError(f"{path}: is of another run, with {'; '.join(others)}")
-    try:
+    with parsing(path, "checkpoint"):
+        notes = {name: json.loads(metadata[name]) for name in ("rows", "settings", "versions", "keys")}
+        found, versions = dict(notes["settings"]), dict(notes["versions"])
+        rows = tuple(Row(*row) for row in notes["rows"])
         for name, kind in notes["keys"].items():
             tensors[name] = jax.random.wrap_key_data(tensors[name], impl=kind)
+    if settings is not None and (others := _differences(found, settings)):
+        raise AnotherRunError(f"{path}: is of another run, with {'; '.join(others)}")
+    try:
         state = _restore(path, tensors, like)
     except ValueError as error:
         raise AnotherRunError(str(error)) from error
-    return Checkpoint(state, tuple(Row(*row) for row in notes["rows"]), notes["settings"], notes["versions"])
+    return Checkpoint(state, rows, found, versions)
 
 
 def _verify(path: str | Path) -> None:

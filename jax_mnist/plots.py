@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float, Integer, Num
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
 from .metrics import Calibration
 from .types import History
@@ -346,6 +346,8 @@ def growth(groups: Mapping[str, tuple[str, Sequence[int], Sequence[Sequence[floa
         ax.plot(values, medians[-1] * np.asarray(values) / values[-1], "--", color="grey", linewidth=0.8)
         ax.set(xscale="log", yscale="log", xlabel=name, ylim=(every.min() / 1.5, every.max() * 1.5))
         ax.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         ax.minorticks_off()
         ax.set_title(title, fontsize=9, loc="left")
     return axes.flat[:]

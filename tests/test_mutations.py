@@ -20,7 +20,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jax_mnist import export_model, init_params, linear, load, load_exported, load_params, read_photo, save_params
+from jax_mnist import (
+    Row,
+    checkpoints,
+    export_model,
+    init_params,
+    linear,
+    load,
+    load_checkpoint,
+    load_exported,
+    load_params,
+    read_photo,
+    save_checkpoint,
+    save_params,
+)
 from jax_mnist.data.idx import read_idx
 from jax_mnist.data.sources import SIDE
 
@@ -89,6 +102,24 @@ def parse_params(path):
     ]
 
 
+def with_checksum(contents: bytes) -> bytes:
+    place = checkpoints._checksum_place(contents)
+    if place is None:
+        return contents
+    return contents[: place[0]] + checkpoints._checksum(contents, place).encode() + contents[place[1] :]
+
+
+def make_checkpoint():
+    state, rows = {"params": PARAMS, "key": jax.random.key(0)}, [Row(1, 0.5, 0.4, 0.9, 0.1, 0.1)]
+    whole = written(lambda path: save_checkpoint(path, state, rows, {"seed": 0}))
+    return [(whole, as_it_is), (whole, with_checksum)]
+
+
+def parse_checkpoint(path):
+    found = load_checkpoint(path, {"params": PARAMS, "key": jax.random.key(1)}, {"seed": 0})
+    return len(jax.tree.leaves(found.state)) == 5 and all(isinstance(row, Row) for row in found.rows)
+
+
 def make_png():
     palette, colour = Image.fromarray(DIGIT).convert("P"), Image.fromarray(DIGIT).convert("RGB")
     pngs = [picture("PNG", image) for image in (DIGIT, palette, colour, Image.new("I;16", (SIDE, SIDE)))]
@@ -148,6 +179,7 @@ def parse_exported(path):
 PARSERS = {
     "idx": Parser("images", parse_idx, make_idx),
     "parameters": Parser("model.safetensors", parse_params, make_params),
+    "checkpoint": Parser("checkpoint-1.safetensors", parse_checkpoint, make_checkpoint),
     "folder": Parser("image.png", parse_folder, make_png),
     "photo": Parser("photo.png", parse_photo, make_photo),
     "exported": Parser("model.jaxexport", parse_exported, make_exported),
