@@ -45,8 +45,8 @@ def export_model(
 ) -> None:
     """Write a trained model as one file that runs on a CPU, a CUDA GPU or a TPU without its code.
 
-    The file holds the program as StableHLO with the parameters as constants, from images uint8 [b, *image_shape]
-    in 0..255 to the scores float [b, c] of `model.apply(params, x)`, for any batch size b of 1 or more, and the
+    The file holds the program as StableHLO with the parameters as constants, from images uint8 `[b, *image_shape]` in
+    0..255 to the scores float [b, c] of `model.apply(params, x)`, for any batch size b of 1 or more, and the
     `classes`, the name of each label. A file that was there is replaced in one step. JAX promises that releases of
     the next six months read it. Raises ValueError where the classes do not fit the scores, OSError where it cannot
     be written.

@@ -118,7 +118,7 @@ def calibration(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "...
 
     The confidence is the probability of the predicted class; bin i of `bins` holds those in (i/bins, (i+1)/bins].
     `scores` float [..., c] before sigmoid or softmax, `labels` int [...]. Returns Calibration; an empty bin's means
-    are NaN. The error is the mean over the examples of |accuracy - confidence| of their bin, in [0, 1]: the
+    are NaN. The error is the mean over the examples of `|accuracy - confidence|` of their bin, in [0, 1]: the
     expected calibration error of Guo et al., "On Calibration of Modern Neural Networks" (2017). Raises ValueError
     where the shapes do not fit or `bins` is below 1.
 
