@@ -92,11 +92,10 @@ print(jax.numpy.sum(jax.random.normal(jax.random.key(0), (32, 60000))).tobytes()
 def test_deterministic_sums_in_the_order_of_one_core():
     sums = {
         way: subprocess.run([sys.executable, "-c", ONE_THREAD, way], capture_output=True, text=True, check=True).stdout
-        for way in ("deterministic", "one core", "as many as there are")
+        for way in ("deterministic", "one core")
     }
+    # With jax 0.10.2 two cores give another sum; 0.10.0 gives this one on any number.
     assert sums["deterministic"] == sums["one core"]
-    if len(os.sched_getaffinity(0)) > 1:
-        assert sums["deterministic"] != sums["as many as there are"]
 
 
 BAD = {
