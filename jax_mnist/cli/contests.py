@@ -59,11 +59,14 @@ def chapter_net(platform: str, quick: bool) -> Contest:
 
 def dense(platform: str, quick: bool) -> Contest:
     """An epoch of a large dense net on the ten digits."""
-    train, valid = load("mnist")
-    if quick:
-        train = jax.tree.map(lambda array: array[:6000], train)
-    task = make_task(platform, Splits(train, valid), (784, 1024, 1024, 10), 0.1, 128, shuffle=False)
+    task = make_task(platform, some_digits(6000 if quick else None), (784, 1024, 1024, 10), 0.1, 128, shuffle=False)
     return _epochs("ten digits: 784-1024-1024-10", task, 0.7 if quick else 0.94, data_loader=False)
+
+
+def some_digits(count: int | None) -> Splits:
+    """The ten digits with so many training images, by default all."""
+    train, valid = load("mnist")
+    return Splits(jax.tree.map(lambda array: array[:count], train), valid)
 
 
 def make_task(

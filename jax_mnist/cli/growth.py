@@ -12,7 +12,7 @@ from ..models.dense import mlp
 from ..sweeps import Members, evaluate_many, fit_many, init_many, train_many
 from ..training import fit
 from ..types import Splits, TrainState
-from .contests import Contest, Side, make_task, scanned_side
+from .contests import Contest, Side, make_task, scanned_side, some_digits
 from .side_by_side import Task
 
 _NET, _RATE, _EPOCHS, _COUNT = (784, 30, 1), 0.1, 40, 64
@@ -20,7 +20,7 @@ _NET, _RATE, _EPOCHS, _COUNT = (784, 30, 1), 0.1, 40, 64
 
 def batch_sizes(platform: str, quick: bool) -> Contest:
     """An epoch of 784-128-10 in batches of growing size: fewer steps of more work each."""
-    splits = _digits(10_000 if quick else 60_000)
+    splits = some_digits(10_000 if quick else 60_000)
     sizes = (64, 1024) if quick else (16, 64, 256, 1024, 4096)
     tasks = [_ten_digits(platform, splits, 128, size) for size in sizes]
     return _growth("batch size", "epoch", sizes, tasks)
@@ -28,7 +28,7 @@ def batch_sizes(platform: str, quick: bool) -> Contest:
 
 def widths(platform: str, quick: bool) -> Contest:
     """An epoch of 784-h-10 over 20,000 images, for growing h."""
-    splits = _digits(5_000 if quick else 20_000)
+    splits = some_digits(5_000 if quick else 20_000)
     hidden = (16, 64) if quick else (16, 64, 256, 1024, 2048)
     return _growth("hidden units", "epoch", hidden, [_ten_digits(platform, splits, size) for size in hidden])
 
@@ -36,7 +36,7 @@ def widths(platform: str, quick: bool) -> Contest:
 def images(platform: str, quick: bool) -> Contest:
     """An epoch of 784-128-10 over a growing number of images."""
     counts = (2_500, 5_000) if quick else (3_750, 7_500, 15_000, 30_000, 60_000)
-    return _growth("images", "epoch", counts, [_ten_digits(platform, _digits(count), 128) for count in counts])
+    return _growth("images", "epoch", counts, [_ten_digits(platform, some_digits(count), 128) for count in counts])
 
 
 def seeds(platform: str, quick: bool) -> Contest:
@@ -70,11 +70,6 @@ def many_models(platform: str, quick: bool) -> Contest:
         Side("JAX, fit, one by one", one_by_one, lambda: accuracies["one"], count // 8),
     ]
     return Contest(f"{count} of the chapter's nets, {epochs} epochs", "model", sides, 0.9 if quick else 0.975)
-
-
-def _digits(count: int) -> Splits:
-    train, valid = load("mnist")
-    return Splits(jax.tree.map(lambda array: array[:count], train), valid)
 
 
 def _ten_digits(platform: str, splits: Splits, hidden: int, batch_size: int = 256) -> Task:

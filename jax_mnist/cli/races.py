@@ -15,12 +15,11 @@ import numpy as np
 import optax
 
 from .. import speedrun
-from ..data.sources import load
 from ..losses import softmax_cross_entropy
 from ..training import evaluate, init_state, train_epoch
-from ..types import Dataset, Model, Splits
+from ..types import Model, Splits
 from . import contests, growth, torch_record, torch_side
-from .contests import Contest, Side, has_torch
+from .contests import Contest, Side, has_torch, some_digits
 
 _QUICK = 5120
 
@@ -29,7 +28,7 @@ def cnn_epoch(platform: str, quick: bool) -> Contest:
     """The PyTorch record recipe's net, batch, optimizer and schedule: one epoch from random weights, in file order."""
     from ..models.nnx import cnn
 
-    splits = _digits(_QUICK if quick else None)
+    splits = some_digits(_QUICK if quick else None)
     sides = [_one_epoch("JAX, cnn() in train_epoch", cnn(padding="VALID"), splits)]
     return _against_torch("ten digits: the record recipe's net", "epoch", sides, splits, 0.7 if quick else 0.98)
 
@@ -38,7 +37,7 @@ def cnn_plain(platform: str, quick: bool) -> Contest:
     """The same net on `jax.lax`'s own convolution and pooling, in the same scan: ten batches, since it takes long."""
     from ..models.nnx import cnn
 
-    splits = _digits(2560)
+    splits = some_digits(2560)
     sides = [
         _one_epoch("JAX, cnn()", cnn(padding="VALID"), splits),
         _one_epoch("JAX, the same on nnx.Conv and nnx.max_pool", _plain_cnn(), splits),
@@ -48,7 +47,7 @@ def cnn_plain(platform: str, quick: bool) -> Contest:
 
 def fastest(platform: str, quick: bool) -> Contest:
     """From random weights to 99%: the speedrun, and the recipe in PyTorch that has the record; data in memory."""
-    splits = _digits(_QUICK if quick else None)
+    splits = some_digits(_QUICK if quick else None)
     steps = {"steps": 80} if quick else {}
     images, labels = (jax.device_put(array) for array in (splits.train.images, splits.train.labels))
     trained: list[Any] = []
@@ -75,11 +74,6 @@ def whole_process(platform: str, quick: bool) -> Contest:
         theirs = [sys.executable, "-P", torch_record.__file__, "--runs", "1"]
         sides += [_process(f"PyTorch, {n} thread(s)", [*theirs, "--threads", str(n)], None) for n in (1, 2)]
     return Contest("from the prompt to 99%, a whole process", "process", sides, 0.985)
-
-
-def _digits(count: int | None) -> Splits:
-    train, valid = load("mnist")
-    return Splits(Dataset(train.images[:count], train.labels[:count]), valid)
 
 
 def _plain_cnn() -> Model:
