@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from . import plots
     from .data.photos import read_photo
     from .models.conv import Conv, conv2d, max_pool
-    from .models.nnx import cnn, flax_mlp, from_flax
+    from .models.modules import from_flax
+    from .models.nnx import cnn, flax_mlp
     from .report import write_report
 
 __version__ = "0.1.0"
@@ -53,7 +54,7 @@ _ON_FIRST_USE = {
     "max_pool": ".models.conv",
     "cnn": ".models.nnx",
     "flax_mlp": ".models.nnx",
-    "from_flax": ".models.nnx",
+    "from_flax": ".models.modules",
     "read_photo": ".data.photos",
     "plots": ".plots",
     "write_report": ".report",

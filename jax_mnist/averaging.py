@@ -56,3 +56,22 @@ def averaged_params(state: TrainState) -> Params:
     1.0
     """
     return state.opt_state.average if isinstance(state.opt_state, AverageState) else state.params
+
+
+def lay_over(state: TrainState, changes: Any) -> TrainState:
+    """The state with what a model has changed by itself put into its parameters, and into their average as it is.
+
+    `changes` is what `Model.train` returns: a pytree like the parameters, or the beginning of one, with None in the
+    place of what stays.
+
+    >>> state = TrainState({"scale": 2.0, "mean": 0.0}, opt_state=(), epoch=0, key=None)
+    >>> lay_over(state, {"scale": None, "mean": 0.5}).params
+    {'scale': 2.0, 'mean': 0.5}
+    """
+
+    def laid(params: Params) -> Params:
+        return jax.tree.map(lambda new, old: old if new is None else new, changes, params, is_leaf=lambda x: x is None)
+
+    if isinstance(state.opt_state, AverageState):
+        state = state._replace(opt_state=state.opt_state._replace(average=laid(state.opt_state.average)))
+    return state._replace(params=laid(state.params))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .training import Places, augmented_batch, epoch_places, make_step
+from .training import Places, epoch_places, make_step, place_batch
 from .types import Batch, Dataset, Row, TrainState
 
 
@@ -55,10 +55,10 @@ def find_bad_step(
     places = epoch_places(state, len(dataset), batch_size, shuffle)
     for number in range(len(places.mask)):
         here = Places(*(part[number] for part in places))
-        batch = augmented_batch(dataset, here, augment)
-        after, loss = step(state, batch)
+        batch, key = place_batch(state, dataset, here, augment)
+        after, loss = step(state, batch, jax.random.clone(key))
         if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((loss, after.params))):
-            return BadStep(number + 1, state, batch, here.key)
+            return BadStep(number + 1, state, batch, key)
         state = after
     return None
 
@@ -73,7 +73,7 @@ def find_operations(bad: BadStep, **options: Any) -> list[str]:
     for checked in (jax.debug_infs, jax.debug_nans):
         try:
             with checked(True), jax.disable_jit():
-                make_step(**options)(bad.state, bad.batch)
+                make_step(**options)(bad.state, bad.batch, jax.random.clone(bad.key))
         except FloatingPointError as error:
             frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_not_jax(frame.filename)]
             what, last = str(error).splitlines()[0], frames[-1]

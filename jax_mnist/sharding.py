@@ -122,9 +122,9 @@ def take_sharded(
 ) -> tuple[Array, Array, Array]:
     """The images, labels and mask at the given places, split along the batch.
 
-    A batch that the devices do not divide is padded with places whose mask is False. Every device looks up what it
-    has of the whole batch, and the sum of what they found is scattered over them: per batch, one image's bytes
-    travel for each image.
+    A batch that the devices do not divide is filled up with its first places, whose mask is False there. Every
+    device looks up what it has of the whole batch, and the sum of what they found is scattered over them: per batch,
+    one image's bytes travel for each image.
 
     >>> from jax_mnist import load
     >>> dataset = shard_dataset(load("mnist_sample").valid, data_mesh())
@@ -132,8 +132,9 @@ def take_sharded(
     [1, 0]
     """
     mesh = dataset.mesh
-    padding = (0, -len(indices) % mesh.size)
-    indices, mask = jnp.pad(jnp.asarray(indices), padding), jnp.pad(jnp.asarray(mask), padding)
+    missing = -len(indices) % mesh.size
+    indices = jnp.resize(jnp.asarray(indices), (len(indices) + missing,))
+    mask = jnp.pad(jnp.asarray(mask), (0, missing))
     rows = P(_AXIS)
     look_up = jax.shard_map(_look_up, mesh=mesh, in_specs=(rows, P()), out_specs=rows)
     images, labels = look_up((dataset.images, dataset.labels), indices)

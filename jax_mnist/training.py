@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .averaging import averaged_params
+from .averaging import averaged_params, lay_over
 from .data.batches import epoch_indices, take_batch
 from .metrics import correct
 from .sharding import ShardedDataset, replicate, shard_dataset
@@ -42,10 +42,11 @@ def init_state(key: PRNGKeyArray, model: Model, optimizer: optax.GradientTransfo
 
 def make_step(
     model: Model, loss_fn: LossFunction, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, Batch], tuple[TrainState, Float[Array, ""]]]:
-    """One optimizer step as a compiled function: `step(state, batch) -> (state, loss)`.
+) -> Callable[..., tuple[TrainState, Float[Array, ""]]]:
+    """One optimizer step as a compiled function: `step(state, batch, key=None) -> (state, loss)`.
 
-    The loss is the batch's mean before the step, padding left out. `train_epoch` scans this function over an
+    The loss is the batch's mean before the step, padding left out. A model that has a `train` needs the key, another
+    at each step, and the step raises ValueError without. `train_epoch` scans this function over an
     epoch. It takes batches from any other iterator too, which is how data larger than memory trains; here grain's:
 
     >>> import grain
@@ -59,16 +60,27 @@ def make_step(
     True
     """
 
-    def mean_loss(params: Params, batch: Batch) -> Float[Array, ""]:
-        return jnp.mean(loss_fn(model.apply(params, batch.x), batch.y), where=batch.mask)
+    def mean_loss(params: Params, batch: Batch, key: PRNGKeyArray | None) -> tuple[Float[Array, ""], Any]:
+        scores, changes = training_scores(model, params, batch.x, key)
+        return jnp.mean(loss_fn(scores, batch.y), where=batch.mask), changes
 
     @jax.jit
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Float[Array, ""]]:
-        loss, gradients = jax.value_and_grad(mean_loss)(state.params, batch)
+    def step(state: TrainState, batch: Batch, key: PRNGKeyArray | None = None) -> tuple[TrainState, Float[Array, ""]]:
+        (loss, changes), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        return state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state), loss
+        state = state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+        return lay_over(state, changes), loss
 
     return step
+
+
+def training_scores(model: Model, params: Params, x: Float[Array, "b i"], key: PRNGKeyArray | None) -> tuple[Any, Any]:
+    """The scores while training, and what the model changes by itself: (scores, None) for one without a `train`."""
+    if model.train is None:
+        return model.apply(params, x), None
+    if key is None:
+        raise ValueError("this model draws at random or keeps statistics while it trains: each step needs a key")
+    return model.train(params, x, key)
 
 
 @jax.jit(static_argnames=("model", "loss_fn", "optimizer", "batch_size", "shuffle", "augment"))
@@ -86,8 +98,9 @@ def train_epoch(
     """One epoch as one compiled program: a `lax.scan` of the step over all batches.
 
     `dataset` holds uint8 pixels, which become float batch by batch inside the program. `augment(key, x [b, h*w])`
-    changes each batch at random, as `random_shift` does; its key is a function of the state's key, the epoch and the
-    step. Returns the new state and the mean loss over all images, each seen before its batch's step.
+    changes each batch at random, as `random_shift` does; its key, and that of a model that has a `train`, are functions
+    of the state's key, the epoch and the step. Returns the new state and the mean loss over all images, each seen
+    before its batch's step.
 
     >>> from jax_mnist import linear, load, mnist_loss
     >>> optimizer = optax.sgd(1.0)
@@ -100,7 +113,7 @@ def train_epoch(
     step = make_step(model, loss_fn, optimizer)
 
     def one_batch(state: TrainState, places: Places) -> tuple[TrainState, Float[Array, ""]]:
-        state, loss = step(state, augmented_batch(dataset, places, augment))
+        state, loss = step(state, *place_batch(state, dataset, places, augment))
         return state, loss * jnp.sum(places.mask).astype(loss.dtype)
 
     state, losses = jax.lax.scan(one_batch, state, epoch_places(state, len(dataset), batch_size, shuffle))
@@ -108,24 +121,27 @@ def train_epoch(
 
 
 class Places(NamedTuple):
-    """Which images a batch takes, int32 [b], which of them count, bool [b], and its key for whatever is random."""
+    """Which images a batch takes, int32 [b], which of them count, bool [b], and the step's number in its epoch."""
 
     indices: Any
     mask: Any
-    key: Any
+    number: Any
 
 
 def epoch_places(state: TrainState, count: int, batch_size: int, shuffle: bool) -> Places:
     """The places of the next epoch's batches, stacked [steps, ...]: a function of the state's key and epoch alone."""
     indices, mask = epoch_indices(state.key, state.epoch, count, batch_size, shuffle)
-    keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, _NO_EPOCH), state.epoch), len(indices))
-    return Places(indices, mask, keys)
+    return Places(indices, mask, jnp.arange(len(indices)))
 
 
-def augmented_batch(dataset: Dataset | ShardedDataset, places: Places, augment: Augment | None) -> Batch:
-    """The batch at these places, changed at random where `augment` is given."""
+def place_batch(
+    state: TrainState, dataset: Dataset | ShardedDataset, places: Places, augment: Augment | None
+) -> tuple[Batch, PRNGKeyArray]:
+    """What a step takes: the batch at these places, changed at random where `augment` is given, and the model's key."""
+    key = jax.random.fold_in(jax.random.fold_in(state.key, _NO_EPOCH), state.epoch)
+    augment_key, model_key = jax.random.split(jax.random.fold_in(key, places.number))
     batch = take_batch(dataset, places.indices, places.mask)
-    return batch if augment is None else batch._replace(x=augment(places.key, batch.x))
+    return batch if augment is None else batch._replace(x=augment(augment_key, batch.x)), model_key
 
 
 def evaluate(
@@ -200,9 +216,25 @@ def check_fit(model: Model, params: Params, dataset: Dataset, loss_fn: LossFunct
             f"labels {smallest}..{largest} do not fit a model with {scores.shape[1]} column(s) of scores, "
             f"which tells {classes} classes apart"
         )
+    if model.train is not None:
+        _check_train(model, params, x, scores)
     losses = jax.eval_shape(loss_fn, scores, labels)
     if losses.shape != (batch_size,):
         raise ValueError(f"loss_fn must give one loss per example, [{batch_size}], not {list(losses.shape)}")
+
+
+def _check_train(model: Model, params: Params, x: Any, scores: Any) -> None:
+    def trained(params: Params, x: Array) -> tuple[Any, Params]:
+        found, changes = training_scores(model, params, x, jax.random.key(0))
+        return found, lay_over(TrainState(params, (), jnp.zeros(()), jnp.zeros(())), changes).params
+
+    found, after = jax.eval_shape(trained, params, x)
+    kinds = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (params, after)]
+    if found.shape != scores.shape or kinds[0] != kinds[1]:
+        raise ValueError(
+            f"the model's train must give scores {list(scores.shape)} as its apply does, not {list(found.shape)}, and "
+            "changes of the parameters' own shapes and dtypes"
+        )
 
 
 def epochs(

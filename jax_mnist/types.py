@@ -67,10 +67,16 @@ class Layer(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A pair of pure functions: `init(key) -> params` and `apply(params, x [b, i]) -> scores [b, c]`."""
+    """A pair of pure functions: `init(key) -> params` and `apply(params, x [b, i]) -> scores [b, c]`.
+
+    A model that computes something else while it trains has a third, `train(params, x, key) -> (scores, changes)`.
+    `changes` is a pytree like the parameters, holding what takes a parameter's place after the step, such as batch
+    statistics, and None in the place of those that the gradient moves.
+    """
 
     init: Callable[..., Params]
     apply: Callable[..., Any]
+    train: Callable[..., tuple[Any, Any]] | None = None
 
 
 class TrainState(NamedTuple):

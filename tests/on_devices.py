@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import optax
+from flax import nnx
 
 from jax_mnist import (
     Dataset,
@@ -22,6 +23,7 @@ from jax_mnist import (
     fit,
     fit_many,
     flax_mlp,
+    from_flax,
     load,
     mlp,
     mnist_loss,
@@ -59,7 +61,24 @@ def convolutions():
     return cnn((4, 8), hidden=(16,)), some_digits(1201), options
 
 
-RUNS = {"chapter": chapter, "dense": dense, "convolutions": convolutions}
+class Normed(nnx.Module):
+    def __init__(self, rngs):
+        dtype = jax.numpy.result_type(float)
+        self.hidden = nnx.Linear(784, 32, param_dtype=dtype, rngs=rngs)
+        self.norm, self.dropout = nnx.BatchNorm(32, param_dtype=dtype, rngs=rngs), nnx.Dropout(0.2, rngs=rngs)
+        self.out = nnx.Linear(32, 10, param_dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(self.dropout(nnx.relu(self.norm(self.hidden(x)))))
+
+
+def statistics():
+    # The devices divide the batch; where they do not, what fills it up is part of its statistics.
+    _, splits, options = dense()
+    return from_flax(Normed), splits, options | {"batch_size": 200}
+
+
+RUNS = {"chapter": chapter, "dense": dense, "convolutions": convolutions, "statistics": statistics}
 
 
 def trained(make, mesh):

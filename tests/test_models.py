@@ -66,27 +66,6 @@ def test_ones_own_module_trains_with_its_own_input_shape(tiny):
     assert all(type(leaf) is not nnx.Param for leaf in jax.tree.leaves(state.params))
 
 
-class WithDropout(nnx.Module):
-    def __init__(self, rngs):
-        self.out = nnx.Linear(784, 1, rngs=rngs)
-        self.dropout = nnx.Dropout(0.5, rngs=rngs)
-
-    def __call__(self, x):
-        return self.out(self.dropout(x))
-
-
-class WithStatistics(WithDropout):
-    def __init__(self, rngs):
-        self.out = nnx.Linear(784, 1, rngs=rngs)
-        self.dropout = nnx.BatchNorm(784, rngs=rngs)
-
-
-@pytest.mark.parametrize(("module", "carried"), [(WithDropout, "dropout.rngs"), (WithStatistics, "dropout.mean")])
-def test_a_module_that_carries_more_than_parameters_is_refused(module, carried):
-    with pytest.raises(ValueError, match=f"carries state beside its parameters .*{carried}"):
-        from_flax(lambda rngs: module(rngs))
-
-
 @pytest.mark.parametrize("sizes", [(784,), (784, 0)])
 def test_flax_sizes_that_make_no_layer(sizes):
     with pytest.raises(ValueError, match="two or more positive integers"):

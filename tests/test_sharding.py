@@ -64,6 +64,15 @@ def test_many_devices_train_as_one(in_one_process, name):
 
 
 @pytest.mark.slow
+def test_statistics_of_a_batch_are_those_over_all_devices():
+    """In float32 alone: Flax keeps them so whatever the precision of the rest."""
+    one, *more = results(start("float32", "1,2,4,8", "statistics", devices=8))
+    for result in more:
+        assert_same(result["statistics"], one["statistics"], "float32")
+        np.testing.assert_allclose(result["statistics"]["params"], one["statistics"]["params"], rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
 def test_fit_many_spreads_its_members(in_one_process):
     _, (one, *more) = in_one_process
     for result in more:

@@ -51,7 +51,7 @@ def epoch_indices(
     """Which image stands where in an epoch: a function of (key, epoch) alone.
 
     `count` is the number of images. Returns int32 [steps, b], the places 0..count-1 each exactly once, and the
-    mask [steps, b]: False where the last batch is padded, with place 0.
+    mask [steps, b]: False where the last batch is filled up, with the epoch's first places again.
 
     >>> indices, mask = epoch_indices(jax.random.key(0), 0, 26, 6)
     >>> indices.shape, mask.sum(axis=1).tolist()
@@ -64,8 +64,7 @@ def epoch_indices(
         order = jnp.argsort(jax.random.bits(jax.random.fold_in(key, epoch), (count,)))
     steps = -(-count // batch_size)
     shape = (steps, batch_size)
-    indices = jnp.pad(order, (0, steps * batch_size - count)).astype(jnp.int32).reshape(shape)
-    return indices, (jnp.arange(steps * batch_size) < count).reshape(shape)
+    return jnp.resize(order, shape).astype(jnp.int32), (jnp.arange(steps * batch_size) < count).reshape(shape)
 
 
 def take_batch(dataset: Dataset | ShardedDataset, indices: Int[ArrayLike, " b"], mask: Bool[ArrayLike, " b"]) -> Batch:

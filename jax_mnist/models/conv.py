@@ -84,22 +84,34 @@ class Conv(nnx.Conv):
             raise ValueError("Conv brings its own conv_general_dilated; nnx.Conv takes another")
         if np.shape(kernel_size) != (2,):
             raise ValueError(f"kernel_size must be (height, width), not {kernel_size}")
-        options["conv_general_dilated"] = _for_nnx
+        options["conv_general_dilated"] = _for_conv
         super().__init__(in_features, out_features, kernel_size, strides, rngs=rngs, **options)
         # Traced once, so that what it does not support is said here and not at the first call.
         jax.eval_shape(self, jax.ShapeDtypeStruct((1, *self.kernel_size, in_features), self.param_dtype))
 
 
-def _for_nnx(
-    x: Array, kernel: Array, strides: tuple[int, ...], padding: Any, *, dimension_numbers: Any, **options: Any
+def conv_general_dilated(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Any, *, dimension_numbers: Any = None, **options: Any
 ) -> Array:
+    """`lax.conv_general_dilated` as `nnx.Conv` calls it, by `conv2d` where that has what is asked for."""
+    if x.ndim == 4 and not _unsupported(strides, options):
+        return conv2d(x, kernel, stride=strides[0], padding=padding)
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=dimension_numbers, **options)
+
+
+def _for_conv(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Any, *, dimension_numbers: Any, **options: Any
+) -> Array:
+    if others := _unsupported(strides, options):
+        raise ValueError(f"Conv does not support {', '.join(others)}; nnx.Conv does")
+    return conv2d(x, kernel, stride=strides[0], padding=padding)
+
+
+def _unsupported(strides: Sequence[int], options: dict[str, Any]) -> list[str]:
+    """What `nnx.Conv` asks for that `conv2d` has not."""
     plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}
     others = [f"{name}={value!r}" for name, value in options.items() if value not in (None, plain.get(name))]
-    if others:
-        raise ValueError(f"Conv does not support {', '.join(others)}; nnx.Conv does")
-    if len(set(strides)) != 1:
-        raise ValueError(f"strides must be the same for both axes, not {strides}")
-    return conv2d(x, kernel, stride=strides[0], padding=padding)
+    return others + ([f"strides {tuple(strides)} that differ"] if len(set(strides)) != 1 else [])
 
 
 @jax.jit(static_argnums=(0, 1, 2))

@@ -1,15 +1,15 @@
-"""The pairs made of Flax NNX modules: split when they are initialized, merged when they are applied."""
+"""The chapter's net and a small convolutional one as Flax NNX modules, each as a Model."""
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from ..types import Model, Params
+from ..types import Model
 from .conv import Conv, max_pool
+from .modules import from_flax
 
 
 class Mlp(nnx.Module):
@@ -109,36 +109,3 @@ def cnn(
         )
     options = (tuple(image_shape), tuple(filters), tuple(kernels), tuple(hidden), classes, padding)
     return from_flax(lambda rngs: Cnn(*options, rngs), tuple(image_shape))
-
-
-def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int] | None = None) -> Model:
-    """A Flax NNX module of one's own as a Model.
-
-    `make(rngs)` builds it. Its call takes x float [b, h*w*c] with pixels in [0, 1], or, with `input_shape`,
-    `x [b, *input_shape]`, such as (28, 28, 1) for convolutions. Parameters are a plain nested dict, as from
-    `nnx.to_pure_dict`. Raises ValueError for a module that carries more than parameters (dropout, batch
-    statistics): a pair of `init` and `apply` has no place for it.
-
-    >>> import jax
-    >>> model = from_flax(lambda rngs: nnx.Linear(784, 10, rngs=rngs))
-    >>> model.apply(model.init(jax.random.key(0)), jnp.zeros((2, 784))).shape
-    (2, 10)
-    """
-    graph, _, rest = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param, ...)
-    carried = sorted({".".join(map(str, path)): None for path, _ in nnx.to_flat_state(rest)})
-    if carried:
-        raise ValueError(
-            f"the module carries state beside its parameters ({', '.join(carried)}), as dropout and batch "
-            "statistics do; a Model holds parameters alone"
-        )
-
-    def init(key: PRNGKeyArray) -> Params:
-        return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), nnx.Param))
-
-    def apply(params: Params, x: Float[Array, "b i"]) -> Any:
-        if input_shape is not None:
-            x = x.reshape(x.shape[0], *input_shape)
-        module: Any = nnx.merge(graph, params)
-        return module(x)
-
-    return Model(init, apply)
