@@ -16,9 +16,12 @@ from .checkpoints import Checkpoint, load_checkpoint, load_params, save_checkpoi
 from .data.augment import random_rotation, random_shift
 from .data.batches import batches, epoch_indices, make_batch, take_batch, to_float
 from .data.sources import class_names, hold_out, load
+from .ensembles import spread, vote
+from .evaluation import evaluate, evaluate_epoch
 from .export import ExportedModel, export_model, load_exported
 from .from_scratch import gradient, init_params, linear_layer, loss, predict, step, update
 from .interpret import examine, gradient_norms, most_confused, predict_scores, top_losses
+from .learning_rates import lr_find
 from .losses import binary_cross_entropy, l1, mnist_loss, mse, softmax_cross_entropy
 from .metrics import (
     accuracy,
@@ -34,8 +37,8 @@ from .models.precision import mixed_precision
 from .page import export_page
 from .pytorch import from_state_dict, to_state_dict
 from .sharding import ShardedDataset, data_mesh, replicate, shard_dataset
-from .sweeps import fit_many, lr_find, spread, vote
-from .training import epochs, evaluate, fit, init_state, make_step, train_epoch
+from .sweeps import fit_many
+from .training import epochs, fit, init_state, make_step, train_epoch
 from .types import Batch, Dataset, History, Layer, Metrics, Model, Row, Splits, TrainState
 
 if TYPE_CHECKING:
@@ -91,6 +94,7 @@ __all__ = [
     "epoch_indices",
     "epochs",
     "evaluate",
+    "evaluate_epoch",
     "examine",
     "export_model",
     "export_page",

@@ -1,8 +1,10 @@
 """`python -m jax_mnist COMMAND`; without a command, the versions and devices."""
 
+import functools
+import operator
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 from tyro.conf import subcommand
 
@@ -23,21 +25,7 @@ from .cli import (
 )
 from .cli.console import command
 
-Command = (
-    Annotated[train.TrainConfig, subcommand("train")]
-    | Annotated[sweep.SweepConfig, subcommand("sweep")]
-    | Annotated[lr_find.LrFindConfig, subcommand("lr_find")]
-    | Annotated[evaluate.EvaluateConfig, subcommand("evaluate")]
-    | Annotated[export.ExportConfig, subcommand("export")]
-    | Annotated[predict.PredictConfig, subcommand("predict")]
-    | Annotated[compare_torch.CompareTorchConfig, subcommand("compare_torch")]
-    | Annotated[speedrun.SpeedrunConfig, subcommand("speedrun")]
-    | Annotated[export_folder.ExportFolderConfig, subcommand("export_folder")]
-    | Annotated[export_page.ExportPageConfig, subcommand("export_page")]
-    | Annotated[prepare_tfds.PrepareTfdsConfig, subcommand("prepare_tfds")]
-    | Annotated[datasets.DatasetsConfig, subcommand("datasets")]
-)
-_RUN = {
+_RUNS: dict[Any, Callable[[Any], int]] = {
     train.TrainConfig: train.run,
     sweep.SweepConfig: sweep.run,
     lr_find.LrFindConfig: lr_find.run,
@@ -53,12 +41,18 @@ _RUN = {
 }
 
 
+def _commands() -> Any:
+    """The configurations as one type for tyro, each a command with the name of its file."""
+    names = {config: run.__module__.rpartition(".")[2] for config, run in _RUNS.items()}
+    return functools.reduce(operator.or_, (Annotated[config, subcommand(name)] for config, name in names.items()))
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     args = sys.argv[1:] if args is None else args
     if not args:
         return report.run()
-    return command(Command, lambda config: _RUN[type(config)](config), args, prog="jax_mnist")
+    return command(_commands(), lambda config: _RUNS[type(config)](config), args, prog="jax_mnist")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, Integer
 
 from .data.batches import epoch_indices, take_batch
+from .evaluation import LossFunction, check_fit, evaluate
 from .metrics import (
     Calibration,
     PerClass,
@@ -18,7 +19,6 @@ from .metrics import (
     per_class,
     predicted_labels,
 )
-from .training import LossFunction, check_fit, evaluate
 from .types import ArrayLike, Dataset, Metrics, Model, Params, Splits
 
 

@@ -1,4 +1,4 @@
-"""Many runs at once: one model from many seeds or at many learning rates, and what they say together."""
+"""Many runs at once: one model from many seeds or at many learning rates."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,13 +10,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Real, Shaped
-from scipy.special import stdtrit
 
 from .averaging import averaged_params
-from .data.batches import epoch_indices, take_batch
-from .metrics import class_probabilities
+from .evaluation import LossFunction, check_fit, evaluate_epoch
 from .sharding import replicate, split
-from .training import EVALUATION_BATCH, Augment, LossFunction, check_fit, evaluate_epoch, init_state, train_epoch
+from .training import Augment, init_state, train_epoch
 from .types import ArrayLike, Dataset, History, Metrics, Model, Params, Splits, TrainState
 
 Optimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
@@ -191,112 +189,3 @@ def _fit_chunk(
 @jax.jit(static_argnames="count")
 def _join(parts: list[TrainState], *, count: int) -> TrainState:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
-
-
-class LearningRates(NamedTuple):
-    """The rates tried [k], the validation loss that each came to [k], and the rate to take, with the reason."""
-
-    rates: np.ndarray
-    losses: np.ndarray
-    suggestion: float
-    reason: str
-
-
-def lr_find(
-    key: PRNGKeyArray,
-    model: Model,
-    splits: Splits,
-    *,
-    loss_fn: LossFunction,
-    optimizer: Callable[[Any], optax.GradientTransformation],
-    epochs: int = 2,
-    batch_size: int = 256,
-    rates: Real[ArrayLike, " k"] | Sequence[float] | None = None,
-) -> LearningRates:
-    """Train briefly at each of a hundred learning rates, all in one vmapped program, and suggest one.
-
-    It chooses by the loss on `splits.valid`, which therefore must be training images set apart, as by `hold_out`. All
-    start from the same parameters and see the same batches for `epochs` epochs, 1 to 4; `rates` [k] rise, by default
-    from 1e-4 to 10. The suggestion is a third of the rate with the lowest loss, since the highest rate at which a
-    short training succeeds is one at which a long one fails. fastai's lr_find, in the book's chapter 5, gives one run
-    a rate that rises (Smith 2017, arXiv 1506.01186); here each rate has a run of its own. Raises ValueError for other
-    epochs, and where no rate gives a loss.
-
-    >>> from jax_mnist import hold_out, linear, load, mnist_loss
-    >>> splits = hold_out(jax.random.key(0), load("mnist_sample").train, 2000)
-    >>> found = lr_find(jax.random.key(0), linear(), splits, loss_fn=mnist_loss, optimizer=optax.sgd, epochs=1,
-    ...                 rates=[0.001, 0.3, 0.6])
-    >>> round(found.suggestion, 3)
-    0.2
-    """
-    if not 1 <= epochs <= 4:
-        raise ValueError(f"lr_find trains for 1 to 4 epochs, not {epochs}")
-    rates = np.geomspace(1e-4, 10, 100) if rates is None else np.asarray(rates, float)
-    how = {"epochs": epochs, "loss_fn": loss_fn, "optimizer": optimizer, "batch_size": batch_size}
-    _, history = fit_many(key, model, splits, learning_rates=rates, chunk=max(len(rates), 1), **how)
-    losses = history.valid_loss[:, -1]
-    finite = np.where(np.isfinite(losses), losses, np.inf)
-    best = int(finite.argmin())
-    if not np.isfinite(finite[best]):
-        raise ValueError(f"no learning rate from {rates[0]:g} to {rates[-1]:g} gives a finite loss")
-    reason = f"a third of {rates[best]:.3g}, which had the lowest loss, {losses[best]:.4f}, after {epochs} epoch(s)"
-    if best == len(rates) - 1:
-        reason += "; it is the highest tried, and a better one may lie beyond"
-    return LearningRates(rates, losses, float(rates[best] / 3), reason)
-
-
-def vote(
-    model: Model, stacked_params: Params, dataset: Dataset, batch_size: int = EVALUATION_BATCH
-) -> Int[Array, " n"]:
-    """The labels that an ensemble agrees on: the class with the highest mean of its members' probabilities.
-
-    A mean of probabilities, unlike a majority, weighs a sure member more than one in doubt, and an even number of
-    members seldom ties. `stacked_params` is a pytree with a leading axis [k], as in the state of `fit_many`. Returns
-    int32 [n], so that `(vote(...) == dataset.labels).mean()` is the accuracy. Raises ValueError for a batch size
-    below 1.
-
-    >>> from jax_mnist import linear, load
-    >>> params = jax.vmap(linear().init)(jax.random.split(jax.random.key(0), 3))
-    >>> vote(linear(), params, load("mnist_sample").valid).shape
-    (2038,)
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
-    return _vote(stacked_params, jax.device_put(dataset), model=model, batch_size=batch_size)
-
-
-@jax.jit(static_argnames=("model", "batch_size"))
-def _vote(stacked_params: Params, dataset: Dataset, *, model: Model, batch_size: int) -> Int[Array, " n"]:
-    def one_batch(places: tuple[Array, Array]) -> Array:
-        x = take_batch(dataset, *places).x
-        probabilities = jax.vmap(lambda params: class_probabilities(model.apply(params, x)))(stacked_params)
-        return jnp.argmax(jnp.mean(probabilities, axis=0), axis=-1).astype(jnp.int32)
-
-    places = epoch_indices(jax.random.key(0), 0, len(dataset), batch_size, shuffle=False)
-    return jax.lax.map(one_batch, places).reshape(-1)[: len(dataset)]
-
-
-class Spread(NamedTuple):
-    """A sample's mean and standard deviation, and the interval in which its distribution's mean lies."""
-
-    mean: float
-    std: float
-    interval: tuple[float, float]
-
-
-def spread(values: Float[ArrayLike, " k"] | Sequence[float], confidence: float = 0.95) -> Spread:
-    """Mean, standard deviation and the mean's confidence interval by Student's t, such as of k seeds' accuracies.
-
-    `values` [k], `confidence` in (0, 1). The deviation divides by k - 1. Returns Spread(mean, std, (low, high)).
-    Raises ValueError for fewer than two values, which say nothing of their spread.
-
-    >>> mean, std, (low, high) = spread([0.97, 0.98, 0.99])
-    >>> round(mean, 4), round(std, 4), round(low, 4), round(high, 4)
-    (0.98, 0.01, 0.9552, 1.0048)
-    """
-    values = np.asarray(values, np.float64)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"a spread is that of two or more values, [k], not {list(values.shape)}")
-    mean, std = float(values.mean()), float(values.std(ddof=1))
-    half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * std / len(values) ** 0.5
-    return Spread(mean, std, (mean - half, mean + half))

@@ -13,17 +13,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .averaging import averaged_params, lay_over
 from .data.batches import epoch_indices, take_batch
-from .metrics import correct
+from .evaluation import LossFunction, check_fit, evaluate_epoch
 from .sharding import ShardedDataset, replicate, shard_dataset
-from .types import Batch, Dataset, History, Metrics, Model, Params, Row, Splits, TrainState
-
-LossFunction = Callable[[Any, Any], Any]
-"""scores [b, c], labels [b] -> one loss per example [b]."""
+from .types import Batch, Dataset, History, Model, Params, Row, Splits, TrainState
 
 Augment = Callable[[Any, Any], Any]
 """key, x [b, i] -> x [b, i]: the images of a batch, changed at random."""
-
-EVALUATION_BATCH = 1024
 
 _NO_EPOCH = np.uint32(2**32 - 1)  # folded into a key like an epoch, where another stream than the order's is wanted
 
@@ -142,99 +137,6 @@ def place_batch(
     augment_key, model_key = jax.random.split(jax.random.fold_in(key, places.number))
     batch = take_batch(dataset, places.indices, places.mask)
     return batch if augment is None else batch._replace(x=augment(augment_key, batch.x)), model_key
-
-
-def evaluate(
-    model: Model,
-    params: Params,
-    dataset: Dataset,
-    loss_fn: LossFunction,
-    batch_size: int = EVALUATION_BATCH,
-    mesh: Mesh | None = None,
-) -> Metrics:
-    """The mean loss and the accuracy over a dataset, every image counted once whatever the batch size.
-
-    With a `mesh`, such as `data_mesh()`, each batch is split over its devices. Returns Metrics(loss float, accuracy
-    float in [0, 1], count int), each an array []. Raises ValueError where model, dataset and loss do not fit together.
-
-    >>> from jax_mnist import linear, load, mnist_loss
-    >>> params = jax.tree.map(jnp.zeros_like, linear().init(jax.random.key(0)))
-    >>> metrics = evaluate(linear(), params, load("mnist_sample").valid, mnist_loss)
-    >>> float(metrics.loss), int(metrics.count)
-    (0.5, 2038)
-    """
-    check_fit(model, params, dataset, loss_fn, batch_size)
-    params, placed = replicate(params, mesh), shard_dataset(dataset, mesh)
-    return evaluate_epoch(params, placed, model=model, loss_fn=loss_fn, batch_size=batch_size)
-
-
-@jax.jit(static_argnames=("model", "loss_fn", "batch_size"))
-def evaluate_epoch(
-    params: Params,
-    dataset: Dataset | ShardedDataset,
-    *,
-    model: Model,
-    loss_fn: LossFunction,
-    batch_size: int = EVALUATION_BATCH,
-) -> Metrics:
-    """`evaluate` as one compiled program, for use inside `vmap` and `jit`, where nothing can be checked."""
-
-    def one_batch(sums: tuple[Array, Array], places: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        batch = take_batch(dataset, *places)
-        scores = model.apply(params, batch.x)
-        loss_sum = jnp.sum(loss_fn(scores, batch.y), where=batch.mask)
-        right = jnp.sum(correct(scores, batch.y), where=batch.mask, dtype=jnp.int32)
-        return (sums[0] + loss_sum.astype(sums[0].dtype), sums[1] + right), None
-
-    places = epoch_indices(jax.random.key(0), 0, len(dataset), batch_size, shuffle=False)
-    (loss_sum, right), _ = jax.lax.scan(one_batch, (jnp.zeros(()), jnp.zeros((), jnp.int32)), places)
-    count = len(dataset)
-    return Metrics(loss_sum / count, right / count, jnp.asarray(count, jnp.int32))
-
-
-def check_fit(model: Model, params: Params, dataset: Dataset, loss_fn: LossFunction, batch_size: int) -> None:
-    """Raise ValueError, saying what would be right, where model, dataset and loss do not fit together.
-
-    Nothing is computed: shapes are traced, and the largest label is looked up.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
-    if len(dataset) == 0:
-        raise ValueError("the dataset has no images")
-    x = jax.ShapeDtypeStruct((batch_size, int(np.prod(dataset.images.shape[1:]))), jnp.result_type(float))
-    labels = jax.ShapeDtypeStruct((batch_size,), dataset.labels.dtype)
-    try:
-        scores = jax.eval_shape(model.apply, params, x)
-    except TypeError as error:
-        raise ValueError(f"the model does not take x of shape {x.shape}: {error}") from error
-    if scores.ndim != 2 or scores.shape[0] != batch_size:
-        raise ValueError(f"the model must give scores [b, c] for x {x.shape}, not {scores.shape}")
-    classes = max(scores.shape[1], 2)
-    smallest, largest = int(dataset.labels.min()), int(dataset.labels.max())
-    if smallest < 0 or largest >= classes:
-        raise ValueError(
-            f"labels {smallest}..{largest} do not fit a model with {scores.shape[1]} column(s) of scores, "
-            f"which tells {classes} classes apart"
-        )
-    if model.train is not None:
-        _check_train(model, params, x, scores)
-    losses = jax.eval_shape(loss_fn, scores, labels)
-    if losses.shape != (batch_size,):
-        raise ValueError(f"loss_fn must give one loss per example, [{batch_size}], not {list(losses.shape)}")
-
-
-def _check_train(model: Model, params: Params, x: Any, scores: Any) -> None:
-    def trained(params: Params, x: Array) -> tuple[Any, Params]:
-        found, changes = training_scores(model, params, x, jax.random.key(0))
-        return found, lay_over(TrainState(params, (), jnp.zeros(()), jnp.zeros(())), changes).params
-
-    found, after = jax.eval_shape(trained, params, x)
-    kinds = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (params, after)]
-    if found.shape != scores.shape or kinds[0] != kinds[1]:
-        raise ValueError(
-            f"the model's train must give scores {list(scores.shape)} as its apply does, not {list(found.shape)}, and "
-            "changes of the parameters' own shapes and dtypes"
-        )
 
 
 def epochs(

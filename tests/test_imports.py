@@ -31,10 +31,13 @@ ARROWS = {
     "parabola": {"from_scratch", "losses"},
     "averaging": set(),
     "data.augment": set(),
-    "training": {"sharding", "averaging", "data.batches", "metrics"},
+    "evaluation": {"sharding", "averaging", "data.batches", "metrics"},
+    "training": {"sharding", "averaging", "data.batches", "evaluation"},
     "guard": {"training"},
-    "sweeps": {"sharding", "averaging", "data.batches", "metrics", "training"},
-    "interpret": {"data.batches", "metrics", "training"},
+    "sweeps": {"sharding", "averaging", "evaluation", "training"},
+    "learning_rates": {"evaluation", "sweeps"},
+    "ensembles": {"data.batches", "evaluation", "metrics"},
+    "interpret": {"data.batches", "evaluation", "metrics"},
     "models.dense": {"from_scratch"},
     "models.columns": set(),
     "models.patches": set(),
@@ -46,8 +49,14 @@ ARROWS = {
     "export": {"data.batches"},
     "pytorch": set(),
     "page": {"pytorch"},
-    "plots": {"metrics"},
-    "report": {"interpret", "plots"},
+    "plots.axes": set(),
+    "plots.images": {"plots.axes"},
+    "plots.fits": {"plots.axes"},
+    "plots.training": {"plots.axes"},
+    "plots.judging": {"metrics", "plots.axes"},
+    "plots.speed": {"plots.axes"},
+    "report_page": {"interpret", "plots"},
+    "report": {"interpret", "report_page"},
     "speedrun": {"models.columns"},
 }
 
@@ -59,7 +68,8 @@ def imported(file):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = ".".join((*here[: -node.level], *([node.module] if node.module else [])))
             for name in [base, *(f"{base}.{alias.name}" for alias in node.names)]:
-                if (PACKAGE.parent / (name.replace(".", "/") + ".py")).is_file():
+                place = PACKAGE.parent / name.replace(".", "/")
+                if place.with_suffix(".py").is_file() or (place != PACKAGE and (place / "__init__.py").is_file()):
                     yield name.removeprefix("jax_mnist.")
 
 

@@ -101,9 +101,3 @@ def test_the_reliability_diagram_has_a_bar_for_each_filled_bin():
 
 def test_norms_that_are_all_zero_draw_a_flat_line():
     assert plots.gradient_norms(np.zeros(4)).lines[0].get_ydata().tolist() == [0] * 5
-
-
-def test_the_same_figure_is_the_same_svg_and_is_closed():
-    first, second = (plots.as_svg(plots.digit(np.eye(4), "one")) for _ in range(2))
-    assert first == second
-    assert plt.get_fignums() == []

@@ -6,6 +6,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -27,6 +28,12 @@ def found(sample):
 def page(found, tmp_path_factory):
     directory = tmp_path_factory.mktemp("report") / "new" / "directory"
     return write_report(directory, *found, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
+
+
+def test_the_same_findings_are_the_same_page_and_leave_no_figure_open(found, page, tmp_path):
+    again = write_report(tmp_path, *found, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
+    assert again.read_bytes() == page.read_bytes()
+    assert plt.get_fignums() == []
 
 
 class Page(HTMLParser):

@@ -12,6 +12,7 @@ from jax_mnist import (
     batches,
     epochs,
     evaluate,
+    evaluate_epoch,
     fit,
     flax_mlp,
     init_state,
@@ -24,7 +25,6 @@ from jax_mnist import (
     train_epoch,
     update,
 )
-from jax_mnist.training import evaluate_epoch
 
 
 def assert_same_bits(a, b):

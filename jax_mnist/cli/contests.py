@@ -11,9 +11,10 @@ import numpy as np
 
 from ..data.batches import epoch_indices
 from ..data.sources import load
+from ..evaluation import evaluate
 from ..losses import mnist_loss, softmax_cross_entropy
 from ..models.dense import mlp
-from ..training import evaluate, make_step
+from ..training import make_step
 from ..types import Batch, Splits, TrainState
 from . import torch_side
 from .side_by_side import Epoch, Task, few_steps, in_torch, scanned, start

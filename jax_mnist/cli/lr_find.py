@@ -11,7 +11,7 @@ from rich.console import Console
 from tyro.conf import arg
 
 from .. import lr_find
-from ..sweeps import LearningRates
+from ..learning_rates import LearningRates
 from .console import EXIT_OK, Platform, describe, script, use_platform
 from .pictures import load_plots, save_picture
 from .recipes import DenseName, OptimizerName, choose_recipe, fit_options, make_model, make_optimizer, read_data

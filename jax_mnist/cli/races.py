@@ -15,8 +15,9 @@ import numpy as np
 import optax
 
 from .. import speedrun
+from ..evaluation import evaluate
 from ..losses import softmax_cross_entropy
-from ..training import evaluate, init_state, train_epoch
+from ..training import init_state, train_epoch
 from ..types import Model, Splits
 from . import contests, growth, torch_record, torch_side
 from .contests import Contest, Side, has_torch, some_digits

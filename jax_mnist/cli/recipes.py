@@ -8,8 +8,9 @@ import jax
 import optax
 
 from .. import class_names, hold_out, linear, load, mixed_precision, mlp, random_rotation, random_shift, with_average
+from ..evaluation import LossFunction
 from ..losses import mnist_loss, softmax_cross_entropy
-from ..training import Augment, LossFunction
+from ..training import Augment
 from ..types import Model, Splits
 
 DenseName = Literal["linear", "mlp", "flax_mlp"]

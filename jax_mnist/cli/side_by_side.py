@@ -12,8 +12,9 @@ import numpy as np
 import optax
 
 from ..data.batches import epoch_indices
+from ..evaluation import LossFunction
 from ..pytorch import to_state_dict
-from ..training import LossFunction, epochs, init_state, train_epoch
+from ..training import epochs, init_state, train_epoch
 from ..types import Model, Params, Row, Splits, TrainState
 from . import torch_side
 from .torch_side import Learner

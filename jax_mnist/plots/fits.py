@@ -1,0 +1,56 @@
+"""The chapter's worked example: a function with its slope, and a parabola that fits better step by step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+
+from .axes import BLUE, GREY, RED, axes_or_new
+
+
+def tangent(
+    function: Callable[[Any], Any], at: float, low: float = -2, high: float = 2, ax: Axes | None = None
+) -> Axes:
+    """A function of one number with a point on it and the slope there, by `jax.grad`: the chapter's `plot_function`.
+
+    It is drawn from `low` to `high`, the point at `at`.
+
+    >>> tangent(lambda x: x**2, at=-1.0).get_title()
+    'f(-1) = 1, slope -2'
+    """
+    ax = axes_or_new(ax)
+    x = np.linspace(low, high, 201, dtype=np.float32)
+    value, slope = (float(v) for v in jax.value_and_grad(function)(float(at)))
+    near = np.array([at - (high - low) / 6, at + (high - low) / 6])
+    ax.plot(x, jax.vmap(function)(x), color=BLUE)
+    ax.plot(near, value + slope * (near - at), color=GREY, linestyle="--")
+    ax.plot([at], [value], "o", color=RED)
+    ax.set(xlabel="x", ylabel="f(x)", title=f"f({at:.4g}) = {value:.4g}, slope {slope:.4g}")
+    return ax
+
+
+def parabola(
+    time: Float[Any, " n"], speed: Float[Any, " n"], fits: Sequence[Float[Any, " n"]], titles: Sequence[str] = ()
+) -> np.ndarray:
+    """A fit getting better, step by step: the measurements with one curve in each picture.
+
+    `time` and `speed` float [n], `fits` one curve [n] for each picture, `titles` one for each or none. Returns
+    the axes, an array [len(fits)].
+
+    >>> time = np.arange(3.0)
+    >>> parabola(time, time**2, [time, time**2], ["before", "after"]).shape
+    (2,)
+    """
+    _, axes = plt.subplots(
+        1, len(fits), figsize=(3 * len(fits), 2.6), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for i, ax in enumerate(axes.flat):
+        ax.scatter(time, speed, s=12, color=BLUE)
+        ax.plot(time, fits[i], color=RED)
+        ax.set(xlabel="time in s", title=titles[i] if titles else "")
+    axes[0, 0].set_ylabel("speed")
+    return axes.flat[:]

@@ -1,0 +1,92 @@
+"""Images of digits, and what a model makes of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Integer, Num
+from matplotlib.axes import Axes
+
+from .axes import RED, axes_or_new
+
+
+def digit(image: Num[Any, "h w"], title: str = "", ax: Axes | None = None) -> Axes:
+    """One digit, or any other picture of one channel, dark on light.
+
+    `image` [h, w], uint8 or float; the lightest value is white.
+
+    >>> digit(np.zeros((28, 28)), title="nothing").get_title()
+    'nothing'
+    """
+    ax = axes_or_new(ax, figsize=(2, 2))
+    ax.imshow(np.asarray(image), cmap="Greys")
+    ax.set_title(title)
+    ax.set_axis_off()
+    return ax
+
+
+def digits(images: Num[Any, "n h w"], titles: Sequence[str] = (), columns: int = 10) -> np.ndarray:
+    """Several digits side by side, such as the mean of every class.
+
+    `images` [n, h, w], `titles` one for each image or none. Returns the axes, an array [n].
+
+    >>> digits(np.zeros((2, 28, 28)), titles=["7", "3"]).shape
+    (2,)
+    """
+    axes = _grid(len(images), columns)
+    for i, image in enumerate(images):
+        digit(image, titles[i] if titles else "", ax=axes[i])
+    return axes
+
+
+def _grid(count: int, columns: int) -> np.ndarray:
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, 1.6 * rows), squeeze=False)
+    # Room for one line of title above each; a layout that measures the texts takes a second for forty digits.
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.3 / (1.6 * rows), wspace=0.05, hspace=0.25)
+    for unused in axes.flat[count:]:
+        figure.delaxes(unused)
+    return axes.flat[:count]
+
+
+def pixel_table(image: Integer[Any, "h w"], ax: Axes | None = None) -> Axes:
+    """The numbers of an image, each on the grey that it stands for: the chapter's shaded table.
+
+    `image` int [h, w] with pixels in 0..255; a part of a digit, such as rows 4:15 and columns 4:22, reads best.
+
+    >>> len(pixel_table(np.array([[0, 255]])).texts)
+    2
+    """
+    height, width = image.shape
+    ax = axes_or_new(ax, figsize=(0.36 * width, 0.3 * height))
+    ax.imshow(np.asarray(image), cmap="Greys", vmin=0, vmax=255, aspect="auto")
+    for (row, column), value in np.ndenumerate(image):
+        color = "white" if value > 127 else "black"
+        ax.text(column, row, str(value), ha="center", va="center", fontsize=7, color=color)
+    ax.set_xticks(range(width))
+    ax.set_yticks(range(height))
+    ax.tick_params(length=0, labelsize=7, labeltop=True, labelbottom=False)
+    return ax
+
+
+def predictions(
+    images: Num[Any, "n h w"],
+    predicted: Sequence[str],
+    expected: Sequence[str],
+    columns: int = 10,
+) -> np.ndarray:
+    """Digits with what a model makes of them; a mistake is titled in red, with what would have been right.
+
+    `images` [n, h, w], `predicted` and `expected` the names of their classes, [n] each. Returns the axes, an
+    array [n].
+
+    >>> [ax.get_title() for ax in predictions(np.zeros((2, 28, 28)), ["3", "7"], ["3", "3"])]
+    ['3', '7, not 3']
+    """
+    axes = digits(images, columns=columns)
+    for ax, guess, truth in zip(axes, predicted, expected, strict=True):
+        right = guess == truth
+        ax.set_title(guess if right else f"{guess}, not {truth}", color="black" if right else RED, fontsize=10)
+    return axes

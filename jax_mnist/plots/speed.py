@@ -1,0 +1,65 @@
+"""How long things take, side by side and as they grow."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+from .axes import BLUE, RED
+
+
+def timings(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> np.ndarray:
+    """How long different ways to do the same take: a bar for each at its median, its runs as dots.
+
+    `groups` maps what is done to the ways, and each way to the times of its runs. Returns the axes, one for each
+    group.
+
+    >>> [ax.get_title(loc="left") for ax in timings({"an epoch": {"ours": [1.0, 1.1], "theirs": [5.0, 5.2]}})]
+    ['an epoch']
+    """
+    heights = [len(ways) for ways in groups.values()]
+    _, axes = plt.subplots(
+        len(groups), figsize=(8, 0.6 * len(groups) + 0.35 * sum(heights)), squeeze=False, layout="constrained",
+        gridspec_kw={"height_ratios": heights},
+    )  # fmt: skip
+    for ax, (title, ways) in zip(axes.flat, groups.items(), strict=True):
+        for place, times in enumerate(ways.values()):
+            median = float(np.median(times))
+            ax.barh(place, median, color=RED if place == 0 else BLUE, alpha=0.6)
+            ax.plot(times, [place] * len(times), ".", color="black", markersize=3)
+            text = f" {median:,.0f}" if median >= 100 else f" {median:.3g}"
+            ax.annotate(text, (max(times), place), va="center", fontsize=8)
+        ax.set_yticks(range(len(ways)), list(ways), fontsize=8)
+        ax.invert_yaxis()
+        ax.margins(x=0.15)
+        ax.set_title(title, fontsize=9, loc="left")
+    return axes.flat[:]
+
+
+def growth(groups: Mapping[str, tuple[str, Sequence[int], Sequence[Sequence[float]]]]) -> np.ndarray:
+    """How a time grows with a quantity, both on logarithmic axes: the medians as a line, the runs as dots.
+
+    `groups` maps a title to the quantity's name, its values [v] and the times of the runs at each. A dashed line
+    through the last median shows where the times would lie if they grew in proportion. Returns the axes, one a group.
+
+    >>> axes = growth({"an epoch": ("images", [1000, 2000], [[1.0, 1.1], [2.0, 2.2]])})
+    >>> axes[0].get_xlabel(), axes[0].get_xscale(), axes[0].get_yscale()
+    ('images', 'log', 'log')
+    """
+    columns = min(len(groups), 2)
+    rows = -(-len(groups) // columns)
+    _, axes = plt.subplots(rows, columns, squeeze=False, figsize=(4 * columns, 3 * rows), layout="constrained")
+    for ax, (title, (name, values, times)) in zip(axes.flat, groups.items(), strict=False):
+        medians = [np.median(runs) for runs in times]
+        every = np.concatenate(times)
+        ax.plot(values, medians, color=RED)
+        ax.plot(np.repeat(values, [len(runs) for runs in times]), every, ".", color="black", markersize=3)
+        ax.plot(values, medians[-1] * np.asarray(values) / values[-1], "--", color="grey", linewidth=0.8)
+        ax.set(xscale="log", yscale="log", xlabel=name, ylim=(every.min() / 1.5, every.max() * 1.5))
+        ax.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        ax.minorticks_off()
+        ax.set_title(title, fontsize=9, loc="left")
+    return axes.flat[:]

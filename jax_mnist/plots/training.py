@@ -1,0 +1,82 @@
+"""Runs: epoch by epoch, against each other, and over learning rates."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from ..types import History
+from .axes import BLUE, RED, axes_or_new
+
+
+def curves(history: History, ax: Axes | None = None) -> Axes:
+    """A run epoch by epoch: both losses, and the accuracy on an axis of its own at the right.
+
+    >>> rows = [np.arange(1, 4), *np.ones((5, 3))]
+    >>> curves(History(*rows)).get_xlabel()
+    'epoch'
+    """
+    ax = axes_or_new(ax, figsize=(6.4, 4), layout="constrained")
+    right = ax.twinx()
+    marker = "o" if len(history.epoch) == 1 else ""
+    lines = [
+        *ax.plot(history.epoch, history.train_loss, color=BLUE, linestyle=":", marker=marker, label="train loss"),
+        *ax.plot(history.epoch, history.valid_loss, color=BLUE, marker=marker, label="valid loss"),
+        *right.plot(history.epoch, history.accuracy, color=RED, marker=marker, label="valid accuracy"),
+    ]
+    ax.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.set_ylabel("accuracy")
+    ax.legend(handles=lines, loc="center right")
+    return ax
+
+
+def runs(histories: Mapping[str, History]) -> np.ndarray:
+    """Several runs over each other, by their names: the validation loss at the left, the accuracy at the right.
+
+    The first is drawn broad and pale, so that an equal one on top of it can be seen. Returns the axes, an array [2].
+
+    >>> rows = [np.arange(1, 4), *np.ones((5, 3))]
+    >>> [ax.get_ylabel() for ax in runs({"PyTorch": History(*rows), "JAX": History(*rows)})]
+    ['loss', 'accuracy']
+    """
+    _, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for i, (name, history) in enumerate(histories.items()):
+        style = {
+            "linewidth": 1.5 if i else 6,
+            "alpha": 1 if i else 0.35,
+            "marker": "o" if len(history.epoch) == 1 else "",
+        }
+        for ax, values in zip(axes, (history.valid_loss, history.accuracy), strict=True):
+            ax.plot(history.epoch, values, label=name, **style)
+    for ax, label in zip(axes, ("loss", "accuracy"), strict=True):
+        ax.set(xlabel="epoch", ylabel=label)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.legend()
+    return axes
+
+
+def sweep(
+    learning_rates: Float[Any, " r"] | Sequence[float],
+    accuracies: Mapping[str, Float[Any, "r s"]],
+    ax: Axes | None = None,
+) -> Axes:
+    """Accuracy against learning rate, one line a model: the mean over seeds, with the standard deviation as bars.
+
+    `learning_rates` [r], `accuracies` [r, s] of s seeds under each model's name; a single seed has no bars.
+
+    >>> ax = sweep([0.1, 1.0], {"30 hidden": np.array([[0.97, 0.98], [0.98, 0.99]])})
+    >>> ax.get_xscale(), [text.get_text() for text in ax.get_legend().texts]
+    ('log', ['30 hidden'])
+    """
+    ax = axes_or_new(ax, figsize=(6.4, 4), layout="constrained")
+    for name, values in accuracies.items():
+        mean, deviation = values.mean(axis=1), values.std(axis=1, ddof=1) if values.shape[1] > 1 else None
+        ax.errorbar(learning_rates, mean, deviation, marker="o", capsize=3, label=name)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="accuracy")
+    ax.legend()
+    return ax
