@@ -2,8 +2,8 @@
 
 import dataclasses
 import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, overload
 
 import jax
 import numpy as np
@@ -21,11 +21,12 @@ class Dataset:
     """Images with their labels.
 
     `images` is uint8 [n, h, w] with pixels in 0..255 (0 is background), `labels` int32 [n]. `len()` counts
-    the images and `dataset[i]` is (image, label), which is all that PyTorch's DataLoader and grain ask for.
+    the images and `dataset[i]` is (image, label), which is all that PyTorch's DataLoader and grain ask for. A slice or
+    an array, of places or of bools, gives the Dataset of these images. Raises IndexError for a place outside.
 
     >>> dataset = Dataset(np.zeros((2, 28, 28), np.uint8), np.array([3, 7], np.int32))
-    >>> len(dataset), int(dataset[-1][1])
-    (2, 7)
+    >>> len(dataset), int(dataset[-1][1]), len(dataset[:1]), dataset[dataset.labels == 7].labels
+    (2, 7, 1, array([7], dtype=int32))
     >>> from torch.utils.data import DataLoader
     >>> images, labels = next(iter(DataLoader(dataset, batch_size=2)))
     >>> images.shape, labels.tolist()
@@ -38,10 +39,21 @@ class Dataset:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
-    def __getitem__(self, index: Any) -> tuple[Any, Any]:
+    @overload
+    def __getitem__(self, index: int | np.integer) -> tuple[Any, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice | ArrayLike | Sequence[int]) -> "Dataset": ...
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Dataset(self.images[index], self.labels[index])
         # JAX clamps an index that is out of range, so a plain `for` over a dataset would never end.
-        position = range(len(self))[operator.index(index)]
-        return self.images[position], self.labels[position]
+        if np.ndim(index):
+            places = np.arange(len(self))[np.asarray(index)]
+            return Dataset(self.images[places], self.labels[places])
+        place = range(len(self))[operator.index(index)]
+        return self.images[place], self.labels[place]
 
 
 class Splits(NamedTuple):

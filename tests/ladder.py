@@ -48,7 +48,7 @@ def start() -> dict[str, np.ndarray]:
 def mixed(dataset: Dataset) -> Dataset:
     """The 3s and 7s in one fixed order, so that an epoch in the dataset's order has batches of both."""
     order = np.random.RandomState(0).permutation(len(dataset))
-    return Dataset(dataset.images[order], dataset.labels[order])
+    return dataset[order]
 
 
 def flat(state_dict: dict[str, np.ndarray]) -> np.ndarray:

@@ -37,7 +37,7 @@ from jax_mnist.sharding import on_one_device
 
 def some_digits(count):
     train, valid = load("mnist")
-    return Splits(Dataset(train.images[:count], train.labels[:count]), Dataset(valid.images[:999], valid.labels[:999]))
+    return Splits(train[:count], valid[:999])
 
 
 def chapter():

@@ -85,7 +85,7 @@ def test_wrong_labels_are_found(sample, columns, loss_fn):
     train = Dataset(sample.train.images[::6][:2000], sample.train.labels[::6][:2000].copy())
     turned = np.random.default_rng(0).choice(2000, 20, replace=False)
     train.labels[turned] = 1 - train.labels[turned]
-    splits = Splits(train, Dataset(sample.valid.images[::4], sample.valid.labels[::4]))
+    splits = Splits(train, sample.valid[::4])
     model = linear(784, columns)
     state, _ = fit(jax.random.key(0), model, splits, epochs=10, loss_fn=loss_fn, optimizer=optax.adam(1e-3))
     findings = examine(model, state.params, splits, loss_fn, examples=20)

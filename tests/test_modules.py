@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 
 from jax_mnist import (
-    Dataset,
     Model,
     Splits,
     batches,
@@ -74,10 +73,7 @@ OPTIONS = {"loss_fn": mnist_loss, "optimizer": optax.adamw(1e-3, weight_decay=0.
 
 @pytest.fixture(scope="module")
 def some_digits(mnist):
-    def first(dataset, count):
-        return Dataset(dataset.images[:count], dataset.labels[:count])
-
-    return Splits(first(mnist.train, 2000), first(mnist.valid, 500))
+    return Splits(mnist.train[:2000], mnist.valid[:500])
 
 
 def test_the_net_of_flaxs_tutorial_trains_unchanged(some_digits):

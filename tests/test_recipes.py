@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from jax_mnist import Dataset, Splits, evaluate, fit
+from jax_mnist import Splits, evaluate, fit
 from jax_mnist.cli.recipes import choose_recipe, fit_options, make_model, make_optimizer
 
 PARAMS = {"w": jnp.array([1.0, -2.0, 3.0])}
@@ -74,9 +74,7 @@ def test_label_smoothing_is_for_more_than_two_classes():
 @pytest.mark.parametrize("class_count", [2, 10])
 def test_the_convolutional_net_trains_by_its_recipe(mnist, class_count):
     train, valid = (part.__class__(part.images, part.labels % class_count) for part in mnist)
-    splits = Splits(
-        Dataset(train.images[:5000], train.labels[:5000]), Dataset(valid.images[:1000], valid.labels[:1000])
-    )
+    splits = Splits(train[:5000], valid[:1000])
     recipe = choose_recipe(class_count, "cnn", epochs=2, batch_size=128)
     options = fit_options(recipe, splits, class_count)
     model = make_model("cnn", (32,), class_count)

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from jax_mnist import Dataset, History, Splits, examine, flax_mlp, linear, mnist_loss, softmax_cross_entropy
+from jax_mnist import History, Splits, examine, flax_mlp, linear, mnist_loss, softmax_cross_entropy
 from jax_mnist.report import as_figures, write_report
 
 HISTORY = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
@@ -19,7 +19,7 @@ HISTORY = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
 @pytest.fixture(scope="module")
 def found(sample):
     """An untrained model's findings for a few images whose classes have awkward names."""
-    splits = Splits(*(Dataset(part.images[::40], part.labels[::40]) for part in sample))
+    splits = Splits(*(part[::40] for part in sample))
     model = linear()
     return examine(model, model.init(jax.random.key(0)), splits, mnist_loss, examples=6), splits, ("<7>", "3 & 3")
 

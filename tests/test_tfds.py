@@ -177,7 +177,7 @@ import tensorflow_datasets as tfds
 from jax_mnist import Dataset, Splits, class_names, load
 from jax_mnist.data.tfds import prepare
 train, valid = load("mnist")
-part = lambda dataset: Dataset(dataset.images[:300], dataset.labels[:300])
+part = lambda dataset: dataset[:300]
 prepare("mnist", Splits(part(train), part(valid)), class_names("mnist"))
 assert (load("tfds:mnist").train.images == train.images[:300]).all()
 options = {"file_format": "array_record"}

@@ -44,7 +44,7 @@ def options():
 
 
 def test_by_hand_by_optax_and_by_flax_are_the_same_after_an_epoch(sample, x64):
-    train = Dataset(sample.train.images[::4], sample.train.labels[::4])
+    train = sample.train[::4]
     optimizer = optax.sgd(0.1)
     model = mlp((784, 30, 1))
     state = init_state(jax.random.key(0), model, optimizer)
@@ -184,7 +184,7 @@ def test_any_optax_optimizer(tiny, optimizer):
 
 
 def test_ten_classes(mnist):
-    part = Splits(*(Dataset(d.images[:2000], d.labels[:2000]) for d in mnist))
+    part = Splits(*(part[:2000] for part in mnist))
     _, history = fit(jax.random.key(0), mlp((784, 32, 10)), part, epochs=5, loss_fn=softmax_cross_entropy,
                      optimizer=optax.adam(2e-3), batch_size=64)  # fmt: skip
     assert history.accuracy[-1] > 0.8

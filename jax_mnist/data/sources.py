@@ -106,11 +106,7 @@ def hold_out(key: PRNGKeyArray, dataset: Dataset, count: int) -> Splits:
         raise ValueError(f"cannot hold out {count} of {len(dataset)} images: choose 1 to {len(dataset) - 1}")
     held_out = np.zeros(len(dataset), bool)
     held_out[np.asarray(jax.random.permutation(key, len(dataset)))[:count]] = True
-    return Splits(_select(dataset, ~held_out), _select(dataset, held_out))
-
-
-def _select(dataset: Dataset, places: np.ndarray) -> Dataset:
-    return Dataset(dataset.images[places], dataset.labels[places])
+    return Splits(dataset[~held_out], dataset[held_out])
 
 
 def _directory(name_or_path: str | Path) -> Path:

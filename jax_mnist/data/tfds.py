@@ -31,7 +31,7 @@ def read_tfds(name: str, data_dir: str | Path | None = None) -> Splits:
     >>> import tempfile
     >>> from jax_mnist import load
     >>> train, valid = load("mnist_sample")
-    >>> splits = Splits(Dataset(train.images[:50], train.labels[:50]), Dataset(valid.images[:9], valid.labels[:9]))
+    >>> splits = Splits(train[:50], valid[:9])
     >>> with tempfile.TemporaryDirectory() as data_dir:
     ...     _ = prepare("mnist_sample", splits, ("7", "3"), data_dir)
     ...     read_tfds("mnist_sample", data_dir).valid.images.shape
