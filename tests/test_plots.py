@@ -37,6 +37,16 @@ def test_the_pixel_table_shows_every_number():
     assert table.texts[2].get_color() == "white"
 
 
+def test_signed_values_are_red_above_zero_and_blue_below():
+    weights = np.array([[[-2.0, 0.0], [1.0, 0.0]], [[0.0, 4.0], [0.0, 0.0]]])
+    first, second = (ax.images[0] for ax in plots.digits(weights, signed=True))
+    red, green, blue, _ = first.to_rgba(weights[0]).transpose(2, 0, 1)
+    np.testing.assert_allclose([red[0, 1], green[0, 1], blue[0, 1]], 0.97, atol=0.01)
+    assert red[0, 0] < blue[0, 0]
+    assert red[1, 0] > blue[1, 0]
+    assert first.get_clim() == second.get_clim() == (-4, 4)
+
+
 def test_the_tangent_touches_with_the_slope():
     ax = plots.tangent(lambda x: x**2, at=-1.0)
     curve, line, point = ax.lines

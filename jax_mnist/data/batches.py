@@ -67,6 +67,7 @@ def epoch_indices(
     return jnp.resize(order, shape).astype(jnp.int32), (jnp.arange(steps * batch_size) < count).reshape(shape)
 
 
+@jax.jit
 def take_batch(dataset: Dataset | ShardedDataset, indices: Int[ArrayLike, " b"], mask: Bool[ArrayLike, " b"]) -> Batch:
     """The batch of the images at the given places, those without mask included.
 

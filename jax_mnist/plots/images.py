@@ -11,32 +11,38 @@ from matplotlib.axes import Axes
 from .axes import RED, axes_or_new
 
 
-def digit(image: Num[Any, "h w"], title: str = "", ax: Axes | None = None) -> Axes:
+def digit(image: Num[Any, "h w"], title: str = "", ax: Axes | None = None, limit: float | None = None) -> Axes:
     """One digit, or any other picture of one channel, dark on light.
 
-    `image` [h, w], uint8 or float; the lightest value is white.
+    `image` [h, w], uint8 or float; the lightest value is white. With a `limit` the values have signs, as weights do:
+    red is `limit` or more, white is 0, blue is -`limit` or less.
 
     >>> digit(np.zeros((28, 28)), title="nothing").get_title()
     'nothing'
     """
     ax = axes_or_new(ax, figsize=(2, 2))
-    ax.imshow(np.asarray(image), cmap="Greys")
+    colours: dict[str, Any] = {"cmap": "Greys"} if limit is None else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    ax.imshow(np.asarray(image), **colours)
     ax.set_title(title)
     ax.set_axis_off()
     return ax
 
 
-def digits(images: Num[Any, "n h w"], titles: Sequence[str] = (), columns: int = 10) -> np.ndarray:
-    """Several digits side by side, such as the mean of every class.
+def digits(
+    images: Num[Any, "n h w"], titles: Sequence[str] = (), columns: int = 10, signed: bool = False
+) -> np.ndarray:
+    """Several digits side by side, such as the mean of every class, or, `signed`, the weights of several units.
 
-    `images` [n, h, w], `titles` one for each image or none. Returns the axes, an array [n].
+    `images` [n, h, w], `titles` one for each image or none. Signed values are red above 0 and blue below, the farthest
+    from 0 the darkest in all pictures alike. Returns the axes, an array [n].
 
     >>> digits(np.zeros((2, 28, 28)), titles=["7", "3"]).shape
     (2,)
     """
     axes = _grid(len(images), columns)
+    limit = float(np.abs(images).max(initial=1e-9)) if signed else None
     for i, image in enumerate(images):
-        digit(image, titles[i] if titles else "", ax=axes[i])
+        digit(image, titles[i] if titles else "", ax=axes[i], limit=limit)
     return axes
 
 
