@@ -4,7 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from jax_mnist import Splits, evaluate, fit
+from jax_mnist import Splits, evaluate, fit, save_params
+from jax_mnist.cli import runs
 from jax_mnist.cli.recipes import choose_recipe, fit_options, make_model, make_optimizer
 
 PARAMS = {"w": jnp.array([1.0, -2.0, 3.0])}
@@ -70,14 +71,31 @@ def test_label_smoothing_is_for_more_than_two_classes():
         choose_recipe(2, label_smoothing=0.1)
 
 
+def test_filters_are_for_a_convolutional_net():
+    with pytest.raises(ValueError, match="only cnn has convolutions"):
+        choose_recipe(10, "mlp", filters=(8, 16))
+
+
+def test_a_run_remembers_its_filters(tmp_path):
+    recipe = choose_recipe(10, "cnn", filters=(2, 3, 4), hidden=(5,))
+    params = make_model(recipe, 10).init(jax.random.key(0))
+    runs.write_json(tmp_path / runs.CONFIG, recipe._asdict() | {"classes": list("0123456789")})
+    save_params(tmp_path / runs.PARAMS, params)
+    run = runs.load_run(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, run.params, params)
+    kernels = [params["convolutions"][i]["kernel"].shape for i in range(3)]
+    assert kernels == [(5, 5, 1, 2), (3, 3, 2, 3), (3, 3, 3, 4)]
+    assert run.model.apply(run.params, jnp.zeros((1, 784))).shape == (1, 10)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("class_count", [2, 10])
 def test_the_convolutional_net_trains_by_its_recipe(mnist, class_count):
     train, valid = (part.__class__(part.images, part.labels % class_count) for part in mnist)
     splits = Splits(train[:5000], valid[:1000])
-    recipe = choose_recipe(class_count, "cnn", epochs=2, batch_size=128)
+    recipe = choose_recipe(class_count, "cnn", epochs=2, batch_size=128, hidden=(32,))
     options = fit_options(recipe, splits, class_count)
-    model = make_model("cnn", (32,), class_count)
+    model = make_model(recipe, class_count)
     state, history = fit(jax.random.key(0), model, splits, **options)
     assert history.accuracy[-1] > 0.93
     assert evaluate(model, state.params, splits.valid, options["loss_fn"]).accuracy == pytest.approx(

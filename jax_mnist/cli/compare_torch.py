@@ -77,7 +77,7 @@ def _task(config: CompareTorchConfig, torch_device: str) -> tuple[Task, int]:
     recipe = choose_recipe(count, config.model, "sgd", epochs=epochs, label_smoothing=0.0)
     task = Task(
         splits=load(config.dataset),
-        model=make_model(config.model, recipe.hidden, count),
+        model=make_model(recipe, count),
         loss_fn=make_loss(count),
         learning_rate=recipe.learning_rate,
         batch_size=recipe.batch_size,

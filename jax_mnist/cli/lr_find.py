@@ -65,7 +65,7 @@ def run(config: LrFindConfig) -> int:
     with console.status("training at a hundred rates"):
         found = lr_find(
             jax.random.key(config.seed),
-            make_model(recipe.model, recipe.hidden, len(classes)),
+            make_model(recipe, len(classes)),
             splits,
             loss_fn=options["loss_fn"],
             optimizer=functools.partial(make_optimizer, recipe, len(splits.train)),

@@ -48,6 +48,7 @@ class Recipe(NamedTuple):
     shift: int = 0
     rotation: float = 0.0
     bfloat16: bool = False
+    filters: tuple[int, ...] = ()
 
 
 # Two classes: the chapter's numbers. More: chosen on held-out training images, see docs/choices.md.
@@ -59,7 +60,7 @@ _MORE_CLASSES = {
     "linear": Recipe("linear", "sgd", (), epochs=20, batch_size=256, learning_rate=0.1),
     "mlp": Recipe("mlp", "sgd", (512,), epochs=20, batch_size=64, learning_rate=0.3, schedule="cosine"),
 }
-_CNN = Recipe("cnn", "adam", (256,), 8, 256, 0.01, "one-cycle", betas=(0.7, 0.9), weight_decay=0.01)
+_CNN = Recipe("cnn", "adam", (256,), 8, 256, 0.01, "one-cycle", betas=(0.7, 0.9), weight_decay=0.01, filters=(24, 32))
 
 
 def choose_recipe(
@@ -107,24 +108,29 @@ def _check(recipe: Recipe, class_count: int) -> None:
         raise ValueError(f"--rotation must be in [0, 180] degrees, not {recipe.rotation}")
     if recipe.model == "linear" and recipe.hidden:
         raise ValueError(f"--hidden {recipe.hidden}: a linear model has no hidden layers; choose mlp or flax_mlp")
+    if recipe.model != "cnn" and recipe.filters:
+        raise ValueError(f"--filters {recipe.filters}: only cnn has convolutions, not {recipe.model}")
     if class_count == 2 and recipe.label_smoothing:
         raise ValueError("--label-smoothing is for more than two classes: it belongs to softmax cross entropy")
 
 
-def make_model(name: ModelName, hidden: tuple[int, ...], class_count: int, bfloat16: bool = False) -> Model:
-    """The model of that name, with one column of scores for two classes; with `bfloat16` it computes in that."""
-    model = _make_model(name, hidden, class_count)
-    return mixed_precision(model) if bfloat16 else model
+def make_model(recipe: Recipe, class_count: int) -> Model:
+    """The recipe's model, with one column of scores for two classes.
+
+    A cnn's first kernel is 5x5, the others are 3x3. Raises ValueError, naming the sizes, for a net that cannot be.
+    """
+    model = _make_model(recipe, 1 if class_count == 2 else class_count)
+    return mixed_precision(model) if recipe.bfloat16 else model
 
 
-def _make_model(name: ModelName, hidden: tuple[int, ...], class_count: int) -> Model:
-    columns = 1 if class_count == 2 else class_count
-    sizes = (784, *hidden, columns)
-    if name in ("flax_mlp", "cnn"):
+def _make_model(recipe: Recipe, columns: int) -> Model:
+    sizes = (784, *recipe.hidden, columns)
+    if recipe.model in ("flax_mlp", "cnn"):
         from ..models.nnx import cnn, flax_mlp
 
-        return flax_mlp(sizes) if name == "flax_mlp" else cnn(hidden=hidden, classes=columns)
-    return linear(784, columns) if name == "linear" else mlp(sizes)
+        kernels = (5, *[3] * (len(recipe.filters) - 1))
+        return flax_mlp(sizes) if recipe.model == "flax_mlp" else cnn(recipe.filters, kernels, recipe.hidden, columns)
+    return linear(784, columns) if recipe.model == "linear" else mlp(sizes)
 
 
 def make_loss(class_count: int, label_smoothing: float = 0.0) -> LossFunction:

@@ -12,7 +12,7 @@ import numpy as np
 from ..checkpoints import load_params
 from ..files import replacing
 from ..types import History, Model, Params
-from .recipes import make_model
+from .recipes import Recipe, make_model
 
 CONFIG, RESULT, HISTORY, PARAMS = "config.json", "result.json", "history.csv", "model.safetensors"
 
@@ -55,11 +55,18 @@ def load_run(path: Path) -> Run:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         classes = tuple(config["classes"])
-        model = make_model(config["model"], tuple(config["hidden"]), len(classes), config.get("bfloat16", False))
+        model = make_model(_recipe(config), len(classes))
         like = jax.eval_shape(model.init, jax.random.key(0))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: is no configuration of a run ({type(error).__name__}: {error})") from error
     return Run(model, load_params(path / PARAMS, like), classes, config)
+
+
+def _recipe(config: dict[str, Any]) -> Recipe:
+    """What was asked for, as `choose_recipe` gave it."""
+    found = {name: config[name] for name in Recipe._fields if name in config}
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+    return Recipe(**values)
 
 
 def load_history(path: Path) -> History:

@@ -109,12 +109,12 @@ def _grid(config: SweepConfig, class_count: int) -> tuple[list[Recipe], list[flo
     for rate in rates:
         choose(learning_rate=rate)
     for recipe in recipes:
-        jax.eval_shape(make_model(recipe.model, recipe.hidden, class_count).init, jax.random.key(0))
+        jax.eval_shape(make_model(recipe, class_count).init, jax.random.key(0))
     return recipes, list(dict.fromkeys(rates))
 
 
 def _train(config: SweepConfig, recipe: Recipe, rates: list[float], splits: Splits, class_count: int) -> list[Setting]:
-    model = make_model(recipe.model, recipe.hidden, class_count)
+    model = make_model(recipe, class_count)
     options = fit_options(recipe, splits, class_count)
     options |= {"optimizer": functools.partial(make_optimizer, recipe, len(splits.train)), "learning_rates": rates}
     # Rate by rate in the order of one seed, which is fast; seed by seed in another, since the order is chance as well.

@@ -53,7 +53,7 @@ def _run(config: TrainConfig) -> int:
     splits, classes = read_data(config.dataset, config.hold_out)
     data_seconds = time.perf_counter() - began
     recipe = choose_recipe(len(classes), **{name: getattr(config, name) for name in Recipe._fields})
-    model = make_model(recipe.model, recipe.hidden, len(classes), recipe.bfloat16)
+    model = make_model(recipe, len(classes))
     options: dict[str, Any] = fit_options(recipe, splits, len(classes)) | {"mesh": mesh}
     settings = run_settings(config, recipe, splits)
     state = init_state(jax.random.key(config.seed), model, options["optimizer"])
