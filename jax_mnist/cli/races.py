@@ -80,14 +80,18 @@ def whole_process(platform: str, quick: bool) -> Contest:
 def _plain_cnn() -> Model:
     """`cnn(padding="VALID")` as one would write it in Flax, on `jax.lax`'s convolution and pooling."""
     from flax import nnx
+    from jax import lax
 
     from ..models.nnx import from_flax
+
+    # Wrapped, since from_flax puts conv2d into the place of lax's own.
+    conv = functools.partial(nnx.Conv, conv_general_dilated=functools.partial(lax.conv_general_dilated))
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
         pool = functools.partial(nnx.max_pool, window_shape=(2, 2), strides=(2, 2))
         return nnx.Sequential(
-            nnx.Conv(1, 24, (5, 5), padding="VALID", rngs=rngs), pool, nnx.relu,
-            nnx.Conv(24, 32, (3, 3), padding="VALID", rngs=rngs), pool, nnx.relu,
+            conv(1, 24, (5, 5), padding="VALID", rngs=rngs), pool, nnx.relu,
+            conv(24, 32, (3, 3), padding="VALID", rngs=rngs), pool, nnx.relu,
             lambda x: x.reshape(len(x), -1),
             nnx.Linear(5 * 5 * 32, 256, rngs=rngs), nnx.relu, nnx.Linear(256, 10, rngs=rngs),
         )  # fmt: skip
