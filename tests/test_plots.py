@@ -111,3 +111,14 @@ def test_the_reliability_diagram_has_a_bar_for_each_filled_bin():
 
 def test_norms_that_are_all_zero_draw_a_flat_line():
     assert plots.gradient_norms(np.zeros(4)).lines[0].get_ydata().tolist() == [0] * 5
+
+
+def test_timings_have_a_bar_at_the_median_and_say_it_beside_the_picture():
+    ways = {"ours": [0.1, 0.2, 0.9], "theirs": [1000.0, 3000.0]}
+    (ax,) = plots.timings({"an epoch": ways})
+    assert [bar.get_width() for bar in ax.patches] == [0.2, 2000]
+    assert [list(line.get_xdata()) for line in ax.lines] == list(ways.values())
+    assert [text.get_text() for text in ax.texts] == ["median 0.2", "median 2,000"]
+    ax.figure.canvas.draw()
+    axes, figure = ax.get_window_extent(), ax.figure.bbox
+    assert all(axes.x1 < text.get_window_extent().x0 < text.get_window_extent().x1 <= figure.x1 for text in ax.texts)

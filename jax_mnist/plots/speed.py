@@ -10,10 +10,10 @@ from .axes import BLUE, RED
 
 
 def timings(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> np.ndarray:
-    """How long different ways to do the same take: a bar for each at its median, its runs as dots.
+    """How long different ways to do the same take: a bar for each up to its median, its runs as dots.
 
-    `groups` maps what is done to the ways, and each way to the times of its runs. Returns the axes, one for each
-    group.
+    The medians are written to the right of the axes as well. `groups` maps what is done to the ways, and each way to
+    the times of its runs. Returns the axes, one for each group.
 
     >>> [ax.get_title(loc="left") for ax in timings({"an epoch": {"ours": [1.0, 1.1], "theirs": [5.0, 5.2]}})]
     ['an epoch']
@@ -28,11 +28,10 @@ def timings(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> np.ndarray:
             median = float(np.median(times))
             ax.barh(place, median, color=RED if place == 0 else BLUE, alpha=0.6)
             ax.plot(times, [place] * len(times), ".", color="black", markersize=3)
-            text = f" {median:,.0f}" if median >= 100 else f" {median:.3g}"
-            ax.annotate(text, (max(times), place), va="center", fontsize=8)
+            text = f"median {median:,.0f}" if median >= 100 else f"median {median:.3g}"
+            ax.text(1.01, place, text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
         ax.set_yticks(range(len(ways)), list(ways), fontsize=8)
         ax.invert_yaxis()
-        ax.margins(x=0.15)
         ax.set_title(title, fontsize=9, loc="left")
     return axes.flat[:]
 
