@@ -258,6 +258,26 @@ def test_a_variable_that_is_no_float_is_refused():
         from_flax(Counting)
 
 
+class Scaled(nnx.Module):
+    def __init__(self, rngs, wrap=nnx.Variable):
+        self.scale, self.shift = wrap(jnp.full(784, 2.0)), np.full(784, 0.5, np.float32)
+        self.out = nnx.Linear(784, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(x * self.scale[None] - self.shift[None])
+
+
+def test_what_is_no_parameter_stays_as_it_is(tiny):
+    state, _ = fit(jax.random.key(0), from_flax(Scaled), tiny, epochs=1, **OPTIONS)
+    np.testing.assert_array_equal(state.params["scale"], 2)
+    np.testing.assert_array_equal(state.params["shift"], 0.5)
+
+
+def test_an_array_that_flax_does_not_keep_is_refused():
+    with pytest.raises(ValueError, match=r"no nnx\.Variable: scale"):
+        from_flax(lambda rngs: Scaled(rngs, wrap=lambda array: array))
+
+
 class Convolutions(nnx.Module):
     def __init__(self, rngs, options):
         self.conv = nnx.Conv(4, 8, kernel_size=(3, 3), rngs=rngs, **options)

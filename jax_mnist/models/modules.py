@@ -24,10 +24,11 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int]
     `x [b, *input_shape]`, such as (28, 28, 1) for convolutions, and, where it names them, `rngs` while it trains.
     Parameters are a plain nested dict, as from `nnx.to_pure_dict`. Dropout and batch statistics work as after
     `module.train()` in a step and as after `module.eval()` elsewhere. The statistics are those of the whole batch, over
-    all devices, and lie among the parameters, where a step overwrites them and no gradient reaches them; where the
-    images do not fill the last batch, the epoch's first ones do, in the statistics alone. An `nnx.Conv` is computed by
-    `conv2d`, which a CPU runs faster, where `conv2d` has what it asks for. Raises ValueError for a module with a
-    variable that is no array of floats, beside those that count random numbers.
+    all devices; where the images do not fill the last batch, the epoch's first ones do, in the statistics alone. They
+    lie among the parameters, where a step overwrites them and, as with all that is no `nnx.Param`, no gradient reaches
+    them. An `nnx.Conv` is computed by `conv2d`, which a CPU runs faster, where `conv2d` has what it asks for. Raises
+    ValueError for a module that holds arrays that are no `nnx.Variable` or no floats, beside those that count random
+    numbers.
 
     >>> class Net(nnx.Module):
     ...     def __init__(self, rngs):
@@ -41,12 +42,10 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int]
     >>> model.apply(params, jnp.zeros((2, 784))).shape, sorted(params["norm"])
     ((2, 10), ['bias', 'mean', 'scale', 'var'])
     """
-    built = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-    _use_fast_convolutions(built)
-    graph, held, streams, _ = nnx.split(built, _HELD, _STREAMS, ...)
+    graph, held, streams = jax.eval_shape(lambda: _split(make(nnx.Rngs(0))))
     _check_floats(held)
     fixed = nnx.to_pure_dict(nnx.map_state(lambda path, variable: not isinstance(variable, nnx.Param), held))
-    takes_rngs = "rngs" in inspect.signature(built.__call__).parameters  # pyright: ignore[reportCallIssue]
+    takes_rngs = "rngs" in inspect.signature(nnx.merge(graph, held, streams).__call__).parameters
 
     def init(key: PRNGKeyArray) -> Params:
         return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), _HELD))
@@ -75,17 +74,28 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int]
     return Model(init, apply, train if differs else None)
 
 
-def _use_fast_convolutions(module: nnx.Module) -> None:
-    for _, part in nnx.iter_modules(module):
+def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
+    """The module's structure, with fast convolutions, its parameters and statistics, and its random streams."""
+    parts = list(nnx.iter_modules(module))
+    for _, part in parts:
         if isinstance(part, nnx.Conv) and part.conv_general_dilated is lax.conv_general_dilated:
             part.conv_general_dilated = conv_general_dilated
+    graph, held, streams, _ = nnx.split(module, _HELD, _STREAMS, ...)
+    # Flax takes a traced array that is no variable for a constant of the structure, which would outlive its trace.
+    found = {path for path, _ in nnx.to_flat_state(held)}
+    arrays = [(*path, name) for path, part in parts for name, leaf in vars(part).items() if isinstance(leaf, jax.Array)]
+    if plain := [".".join(map(str, path)) for path in arrays if path not in found]:
+        raise ValueError(
+            f"the module holds arrays that are no nnx.Variable: {', '.join(plain)}; make them nnx.Variable"
+        )
+    return graph, held, streams
 
 
 def _check_floats(held: Any) -> None:
     others = [
-        f"{'.'.join(map(str, path))} ({variable.get_value().dtype})"
-        for path, variable in nnx.to_flat_state(held)
-        if not jnp.issubdtype(variable.get_value().dtype, jnp.floating)
+        f"{jax.tree_util.keystr(path, simple=True, separator='.')} ({leaf.dtype})"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(held))
+        if not jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
     if others:
         raise ValueError(f"a Model's parameters and statistics are floats; the module holds {', '.join(others)}")
