@@ -106,8 +106,8 @@ def test_the_convolutional_net_trains_by_its_recipe(mnist, class_count):
 @pytest.mark.slow
 def test_one_cycle_of_a_small_convolutional_net_beats_the_chapters_last_model(sample):
     """resnet18 after one epoch of one cycle: 0.992."""
-    recipe = choose_recipe(2, "cnn", epochs=5, batch_size=128, filters=(8, 16), hidden=(64,))
+    recipe = choose_recipe(2, "cnn", epochs=5, batch_size=128, filters=(4, 16), hidden=(64,))
     model, options = make_model(recipe, 2), fit_options(recipe, sample, 2)
     last = [fit(jax.random.key(seed), model, sample, **options)[1].accuracy[-1] for seed in range(5)]
     print(f"\n{np.mean(last):.4f} +- {np.std(last, ddof=1):.4f} over 5 seeds")
-    assert np.mean(last) >= 0.994
+    assert np.mean(last) >= 0.993
