@@ -44,6 +44,7 @@ def with_average(optimizer: optax.GradientTransformation, decay: float) -> optax
         count = state.count + 1
         share = (1 - decay) / (1 - decay ** count.astype(float))
         average = optax.incremental_update(optax.apply_updates(params, updates), state.average, share)
+        average = jax.tree.map(lambda new, old: new.astype(old.dtype), average, state.average)
         return updates, AverageState(inner, count, average)
 
     return optax.GradientTransformation(init, update)
@@ -66,7 +67,7 @@ def lay_over(state: TrainState, changes: Any) -> TrainState:
 
     >>> state = TrainState({"scale": 2.0, "mean": 0.0}, opt_state=(), epoch=0, key=None)
     >>> lay_over(state, {"scale": None, "mean": 0.5}).params
-    {'scale': 2.0, 'mean': 0.5}
+    {'mean': 0.5, 'scale': 2.0}
     """
 
     def laid(params: Params) -> Params:

@@ -78,13 +78,20 @@ def check_fit(model: Model, params: Params, dataset: Dataset, loss_fn: LossFunct
         raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
     if len(dataset) == 0:
         raise ValueError("the dataset has no images")
+    if dataset.labels.shape != dataset.images.shape[:1]:
+        raise ValueError(
+            f"the dataset must have a label for each image, [n], not images {dataset.images.shape} and labels "
+            f"{dataset.labels.shape}"
+        )
     x = jax.ShapeDtypeStruct((batch_size, int(np.prod(dataset.images.shape[1:]))), jnp.result_type(float))
     labels = jax.ShapeDtypeStruct((batch_size,), dataset.labels.dtype)
     try:
         scores = jax.eval_shape(model.apply, params, x)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"the model does not take x of shape {x.shape}: {error}") from error
-    if scores.ndim != 2 or scores.shape[0] != batch_size:
+    if not hasattr(scores, "shape"):
+        raise ValueError(f"the model must give an array of scores [b, c], not a {type(scores).__name__}")
+    if len(scores.shape) != 2 or scores.shape[0] != batch_size:
         raise ValueError(f"the model must give scores [b, c] for x {x.shape}, not {scores.shape}")
     classes = max(scores.shape[1], 2)
     smallest, largest = int(dataset.labels.min()), int(dataset.labels.max())

@@ -41,6 +41,7 @@ def lr_find(
     a rate that rises (Smith 2017, arXiv 1506.01186); here each rate has a run of its own. Raises ValueError for other
     epochs, and where no rate gives a loss.
 
+    >>> import jax, optax
     >>> from jax_mnist import hold_out, linear, load, mnist_loss
     >>> splits = hold_out(jax.random.key(0), load("mnist_sample").train, 2000)
     >>> found = lr_find(jax.random.key(0), linear(), splits, loss_fn=mnist_loss, optimizer=optax.sgd, epochs=1,

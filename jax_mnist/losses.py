@@ -82,13 +82,18 @@ def softmax_cross_entropy(
     `scores` float [..., c] before the softmax, `labels` int [...] in 0..c-1; returns [...]. The loss for more
     than two classes, as `torch.nn.functional.cross_entropy(..., reduction="none")`. With `label_smoothing`, in
     [0, 1], that share of the label is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567). Raises
-    ValueError where the shapes do not fit.
+    ValueError where the shapes do not fit, and for one column of scores.
 
     >>> softmax_cross_entropy(jnp.zeros((1, 10)), jnp.array([3]))
     Array([2.3025851], dtype=float32)
     """
     if scores.shape[:-1] != labels.shape:
         raise ValueError(f"scores of shape {scores.shape} need labels of shape {scores.shape[:-1]}, not {labels.shape}")
+    if scores.shape[-1] < 2:
+        raise ValueError(
+            "softmax_cross_entropy needs a column of scores for each class; for the one column of two classes take "
+            "mnist_loss or binary_cross_entropy"
+        )
     scores, labels = jnp.asarray(scores), jnp.asarray(labels)
     if not label_smoothing:
         return optax.softmax_cross_entropy_with_integer_labels(scores, labels)

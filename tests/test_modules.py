@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 from jax_mnist import (
     Model,
@@ -319,3 +319,56 @@ def test_both_of_flaxs_modes(tiny, graph_mode):
     with nnx.set_graph_mode(graph_mode), nnx.set_graph_updates(graph_mode):
         _, history = fit(jax.random.key(0), from_flax(functools.partial(Normed, rate=0.1)), tiny, epochs=1, **OPTIONS)
     assert np.isfinite(history.train_loss[0])
+
+
+class Spectral(nnx.Module):
+    def __init__(self, rngs):
+        self.out = nnx.SpectralNorm(nnx.Linear(784, 1, rngs=rngs), rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(x)
+
+
+def test_a_module_that_writes_its_own_parameter_is_refused(tiny):
+    """Flax's own step starts from what was written; ours would from what was there."""
+    with pytest.raises(ValueError, match=r"writes its parameter out\.layer_instance\.kernel"):
+        fit(jax.random.key(0), from_flax(Spectral), tiny, epochs=1, **OPTIONS)
+
+
+class Aux(nnx.Variable):
+    pass
+
+
+class Sowing(nnx.Module):
+    def __init__(self, rngs):
+        self.out = nnx.Linear(784, 1, rngs=rngs)
+        self.norm = nnx.BatchNorm(784, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.norm(x)
+        self.mean_pixel = Aux(x.mean())
+        return self.out(x)
+
+
+def test_what_a_call_leaves_behind_is_not_kept(tiny):
+    state, _ = fit(jax.random.key(0), from_flax(Sowing), tiny, epochs=1, **OPTIONS)
+    assert sorted(state.params) == ["norm", "out"]
+
+
+NO_MAKERS = {
+    "not a Linear": lambda: nnx.Linear(784, 1, rngs=nnx.Rngs(0)),
+    "a Flax NNX module is needed, not a Dense": lambda: lambda rngs: linen.Dense(10),
+}
+
+
+@pytest.mark.parametrize("message", NO_MAKERS)
+def test_what_makes_no_module_is_refused(message):
+    with pytest.raises(ValueError, match=message):
+        from_flax(NO_MAKERS[message]())
+
+
+def test_an_average_keeps_the_parameters_dtype(tiny):
+    model = from_flax(lambda rngs: nnx.Linear(784, 1, param_dtype=jnp.bfloat16, rngs=rngs))
+    options = OPTIONS | {"optimizer": with_average(optax.sgd(0.1), 0.9)}
+    state, _ = fit(jax.random.key(0), model, tiny, epochs=1, **options)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.opt_state.average)} == {jnp.dtype(jnp.bfloat16)}

@@ -226,6 +226,8 @@ WRONG = {
     r"x must be float \[b, 100\]": {"model": linear(100)},
     r"the model does not take x of shape \(8, 784\)": {"model": flax_mlp((100, 1))},
     r"the model must give scores \[b, c\]": {"model": Model(linear().init, lambda p, x: x[:, 0])},
+    "an array of scores .*, not a tuple": {"model": Model(linear().init, lambda p, x: (x, x))},
+    "a column of scores for each class": {"loss_fn": softmax_cross_entropy},
 }
 
 
@@ -235,6 +237,17 @@ def test_what_does_not_fit_is_refused_before_training(tiny, options, message):
     splits = changed(tiny, arguments.pop("labels")) if "labels" in arguments else tiny
     with pytest.raises(ValueError, match=message):
         epochs(jax.random.key(0), arguments.pop("model"), splits, count=1, **arguments)
+
+
+def test_images_without_labels_are_refused(tiny, options):
+    short = Dataset(tiny.train.images[:20], tiny.train.labels)
+    message = r"a label for each image, \[n\], not images \(20, 28, 28\) and labels \(30,\)"
+    with pytest.raises(ValueError, match=message):
+        fit(jax.random.key(0), linear(), Splits(short, tiny.valid), epochs=1, **options)
+    with pytest.raises(ValueError, match=message):
+        evaluate(linear(), linear().init(jax.random.key(0)), short, mnist_loss)
+    with pytest.raises(ValueError, match=r"need labels of shape \(20,\), not \(30,\)"):
+        make_batch(short.images, short.labels)
 
 
 def test_an_empty_dataset_is_refused(tiny, options):

@@ -29,17 +29,19 @@ def to_float(images: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
 
 
 def make_batch(
-    images: Num[ArrayLike, "b h w"], labels: Integer[ArrayLike, " b"], mask: Bool[ArrayLike, " b"] | None = None
+    images: Num[ArrayLike, "b h w"], labels: Integer[ArrayLike, "..."], mask: Bool[ArrayLike, " b"] | None = None
 ) -> Batch:
     """A batch of the given images: flattened, in [0, 1], with the mask that says which of them count.
 
     `images` [b, h, w] uint8 or float in [0, 1], `labels` int [b], `mask` bool [b], by default all True. Returns
-    Batch(x [b, h*w], y [b], mask [b]).
+    Batch(x [b, h*w], y [b], mask [b]). Raises ValueError where their numbers differ.
 
     >>> import numpy as np
     >>> make_batch(np.zeros((2, 28, 28), np.uint8), np.array([1, 0], np.int32)).x.shape
     (2, 784)
     """
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"images {images.shape} need labels of shape {images.shape[:1]}, not {labels.shape}")
     pixels = to_float(images)
     mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask)
     return Batch(pixels.reshape(len(pixels), -1), jnp.asarray(labels), mask)

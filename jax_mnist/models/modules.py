@@ -21,14 +21,15 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int]
     """A Flax NNX module of one's own as a Model.
 
     `make(rngs)` builds it. Its call takes x float [b, h*w*c] with pixels in [0, 1], or, with `input_shape`,
-    `x [b, *input_shape]`, such as (28, 28, 1) for convolutions, and, where it names them, `rngs` while it trains.
+    `x [b, *input_shape]`, such as (28, 28, 1) for convolutions, and, where it names them, `rngs` while it trains, and
+    needs no other argument.
     Parameters are a plain nested dict, as from `nnx.to_pure_dict`. Dropout and batch statistics work as after
     `module.train()` in a step and as after `module.eval()` elsewhere. The statistics are those of the whole batch, over
     all devices; where the images do not fill the last batch, the epoch's first ones do, in the statistics alone. They
     lie among the parameters, where a step overwrites them and, as with all that is no `nnx.Param`, no gradient reaches
     them. An `nnx.Conv` is computed by `conv2d`, which a CPU runs faster, where `conv2d` has what it asks for. Raises
     ValueError for a module that holds arrays that are no `nnx.Variable` or no floats, beside those that count random
-    numbers.
+    numbers; and in a step for one that writes an `nnx.Param` while it is called, as `nnx.SpectralNorm` does.
 
     >>> class Net(nnx.Module):
     ...     def __init__(self, rngs):
@@ -42,10 +43,14 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int]
     >>> model.apply(params, jnp.zeros((2, 784))).shape, sorted(params["norm"])
     ((2, 10), ['bias', 'mean', 'scale', 'var'])
     """
+    if isinstance(make, nnx.Module):
+        raise ValueError(f"give what makes the module, such as lambda rngs: Net(rngs), not a {type(make).__name__}")
     graph, held, streams = jax.eval_shape(lambda: _split(make(nnx.Rngs(0))))
     _check_floats(held)
     fixed = nnx.to_pure_dict(nnx.map_state(lambda path, variable: not isinstance(variable, nnx.Param), held))
-    takes_rngs = "rngs" in inspect.signature(nnx.merge(graph, held, streams).__call__).parameters
+    paths = {path for path, _ in nnx.to_flat_state(held)}
+    call = getattr(nnx.merge(graph, held, streams), "__call__", None)  # noqa: B004, its signature is what is asked
+    takes_rngs = call is not None and "rngs" in inspect.signature(call).parameters
 
     def init(key: PRNGKeyArray) -> Params:
         return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), _HELD))
@@ -67,15 +72,17 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int]
         module = merge(params, streams_key)
         module.train()
         scores = module(shaped(x), **({"rngs": nnx.Rngs(call_key)} if takes_rngs else {}))
-        after = nnx.to_pure_dict(nnx.state(module, _HELD))
-        return scores, jax.tree.map(_change, fixed, params, after)
+        after = nnx.to_pure_dict(nnx.state(module, lambda path, _: tuple(path) in paths))
+        return scores, jax.tree_util.tree_map_with_path(_change, fixed, params, after)
 
     differs = takes_rngs or any(jax.tree.leaves(fixed)) or jax.tree.leaves(streams)
     return Model(init, apply, train if differs else None)
 
 
-def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
+def _split(module: Any) -> tuple[Any, Any, Any]:
     """The module's structure, with fast convolutions, its parameters and statistics, and its random streams."""
+    if not isinstance(module, nnx.Module):
+        raise ValueError(f"a Flax NNX module is needed, not a {type(module).__name__}")
     parts = list(nnx.iter_modules(module))
     for _, part in parts:
         if isinstance(part, nnx.Conv) and part.conv_general_dilated is lax.conv_general_dilated:
@@ -113,5 +120,8 @@ def _seeded_leaf(leaf: Any, key: PRNGKeyArray) -> Array:
     return jax.random.split(key, leaf.shape) if is_key else jnp.zeros(leaf.shape, leaf.dtype)
 
 
-def _change(fixed: bool, before: Array, after: Array) -> Array | None:
+def _change(path: Any, fixed: bool, before: Array, after: Array) -> Array | None:
+    if not fixed and after is not before:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        raise ValueError(f"the module writes its parameter {name} while it is called, which a Model cannot carry")
     return after.astype(before.dtype) if fixed else None
