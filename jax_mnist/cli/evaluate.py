@@ -58,16 +58,17 @@ def _evaluate(trained: Run, dataset: str, config: EvaluateConfig) -> Metrics:
 
     findings = examine(trained.model, trained.params, splits, loss_fn)
     title = f"{trained.config['model']} on {dataset}"
-    about = {name.replace("_", " "): _text(value) for name, value in trained.config.items() if name not in _NOT_SHOWN}
+    given = {name: value for name, value in trained.config.items() if value not in (None, []) and value is not False}
+    about = {name.replace("_", " "): _text(value) for name, value in given.items() if name not in _NOT_SHOWN}
     write_report(config.report, findings, splits, trained.classes, title, about, history)
     return findings.metrics
 
 
-_NOT_SHOWN = ("classes", "out", "platform", "seeds", "target_accuracy")
+_NOT_SHOWN = ("classes", "out", "platform", "resume", "seeds", "target_accuracy")
 
 
 def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 main = script(EvaluateConfig, run)
