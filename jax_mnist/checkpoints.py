@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .files import parsing, replacing
+from .files import parsing, replacing, writing
 from .types import Params, Row
 
 FORMAT = "jax_mnist checkpoint 1"
@@ -144,11 +144,8 @@ def _checksum(data: bytes, place: tuple[int, int]) -> str:
 
 
 def _write(path: str | Path, data: bytes) -> None:
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:  # of a full disk it does not say which file
-        raise OSError(error.errno, f"cannot be written ({error.strerror}); what was there stays", str(path)) from error
+    with replacing(path) as temporary, writing(path):
+        temporary.write_bytes(data)
 
 
 def _read(

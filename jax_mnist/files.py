@@ -12,7 +12,8 @@ from pathlib import Path
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`; it takes the place of `path` when the block ends, and is gone if it fails.
 
-    Whoever reads `path`, at any moment and after any crash, finds the old contents or the new.
+    Whoever reads `path`, at any moment and after any crash, finds the old contents or the new. Raises OSError, naming
+    `path` and not the temporary one, where it cannot be written.
 
     >>> target = Path(tempfile.mkdtemp()) / "result.txt"
     >>> with replacing(target) as temporary:
@@ -21,17 +22,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
     'done'
     """
     path = Path(path)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(descriptor)
+    with writing(path):
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(descriptor)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        _open_up(temporary, 0o666)
-        temporary.replace(path)
+        with writing(path):
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            _open_up(temporary, 0o666)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Say of an OSError in the block which file cannot be written; a full disk's does not say so itself."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written ({error.strerror}); what was there stays", str(path)) from error
 
 
 @contextlib.contextmanager

@@ -34,6 +34,7 @@ def assert_same_end(found, expected):
     ("options", "message"),
     [
         (["--devices", "0"], "--devices must be 1 or more, not 0"),
+        (["--devices", "100000"], "--devices must be 1 to 64 in each process, not 100000"),
         (["--coordinator", "localhost:1"], "--coordinator HOST:PORT, --process-id I and --num-processes N go together"),
         (["--processes", "2", "--distributed"], "three ways to the same"),
         (["--processes", "2", "--max-seconds", "5"], "--max-seconds is the clock of one process"),

@@ -32,6 +32,15 @@ def test_a_failure_leaves_nothing_and_loses_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("place", ["no/such/directory/file.txt", "directory"])
+def test_the_file_that_cannot_be_written_is_named(tmp_path, place):
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(OSError, match="cannot be written") as raised, replacing(tmp_path / place) as temporary:
+        temporary.write_text("new")
+    assert raised.value.filename == str(tmp_path / place)
+    assert [path.name for path in tmp_path.iterdir()] == ["directory"]
+
+
 def test_a_killed_process_loses_nothing(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ..sharding import data_mesh
 from .console import EXIT_BAD_INPUT, EXIT_OK, EXIT_TARGET_MISSED
 
+_MOST_DEVICES = 64  # more virtual ones than that only wait for each other
 _HEARTBEAT_SECONDS = 20  # who is silent for so long is taken to be dead, and the others end
 
 
@@ -25,6 +26,8 @@ def check_devices(config: Any) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
+    if config.devices is not None and config.devices > _MOST_DEVICES:
+        raise ValueError(f"--devices must be 1 to {_MOST_DEVICES} in each process, not {config.devices}")
     apart = (config.coordinator, config.process_id, config.num_processes)
     if any(value is not None for value in apart) and None in apart:
         raise ValueError("--coordinator HOST:PORT, --process-id I and --num-processes N go together")
