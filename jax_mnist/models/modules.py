@@ -21,15 +21,17 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int]
     """A Flax NNX module of one's own as a Model.
 
     `make(rngs)` builds it. Its call takes x float [b, h*w*c] with pixels in [0, 1], or, with `input_shape`,
-    `x [b, *input_shape]`, such as (28, 28, 1) for convolutions, and, where it names them, `rngs` while it trains, and
-    needs no other argument.
-    Parameters are a plain nested dict, as from `nnx.to_pure_dict`. Dropout and batch statistics work as after
-    `module.train()` in a step and as after `module.eval()` elsewhere. The statistics are those of the whole batch, over
-    all devices; where the images do not fill the last batch, the epoch's first ones do, in the statistics alone. They
-    lie among the parameters, where a step overwrites them and, as with all that is no `nnx.Param`, no gradient reaches
-    them. An `nnx.Conv` is computed by `conv2d`, which a CPU runs faster, where `conv2d` has what it asks for. Raises
-    ValueError for a module that holds arrays that are no `nnx.Variable` or no floats, beside those that count random
-    numbers; and in a step for one that writes an `nnx.Param` while it is called, as `nnx.SpectralNorm` does.
+    `x [b, *input_shape]`, such as (28, 28, 1) for convolutions; it may name `rngs`, which it gets while it trains, and
+    needs no other argument. Parameters are a plain nested dict, as from `nnx.to_pure_dict`.
+
+    Dropout and batch statistics work as after `module.train()` in a step and as after `module.eval()` elsewhere. The
+    statistics are those of the whole batch, over all devices; where the images do not fill the last batch, the epoch's
+    first ones do, in the statistics alone. They lie among the parameters, where a step overwrites them and, as with all
+    that is no `nnx.Param`, no gradient reaches them. An `nnx.Conv` is computed by `conv2d`, which a CPU runs faster,
+    where `conv2d` has what it asks for.
+
+    Raises ValueError for a module that holds arrays that are no `nnx.Variable` or no floats, beside those that count
+    random numbers; and in a step for one that writes an `nnx.Param` while it is called, as `nnx.SpectralNorm` does.
 
     >>> class Net(nnx.Module):
     ...     def __init__(self, rngs):

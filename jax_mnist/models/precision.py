@@ -13,8 +13,9 @@ def mixed_precision(model: Model, dtype: Any = jnp.bfloat16) -> Model:
     """The model computing in `dtype`, while its parameters, their gradients and the scores keep their own.
 
     The scores come back in the dtype of x, so the loss is computed in it. Batch statistics stay as they are, since an
-    average that moves by a hundredth a step would be lost in rounding. An accelerator multiplies bfloat16 faster
-    than float32; a CPU mostly does not.
+    average that moves by a hundredth a step would be lost in rounding; what follows them is then computed in float32,
+    unless the `nnx.BatchNorm` has a dtype of its own. An accelerator multiplies bfloat16 faster than float32; a CPU
+    mostly does not.
 
     >>> from jax_mnist import linear
     >>> model = mixed_precision(linear())
