@@ -10,18 +10,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import losses, metrics
-from .averaging import averaged_params, with_average
-from .baseline import class_means, l1_distance, l2_distance, nearest_mean
-from .checkpoints import Checkpoint, load_checkpoint, load_params, save_checkpoint, save_params
+from .analysis.ensembles import ensemble_labels, spread
+from .analysis.interpret import examine, gradient_norms, most_confused, predict_logits, top_losses
+from .chapter.baseline import class_means, l1_distance, l2_distance, nearest_mean
+from .chapter.from_scratch import gradient, init_params, linear_layer, loss, predict, step, update
 from .data.augment import random_rotation, random_shift
-from .data.batches import batches, epoch_indices, make_batch, take_batch, to_float
-from .data.sources import class_names, hold_out, load
-from .ensembles import spread, vote
-from .evaluation import evaluate, evaluate_epoch
-from .export import ExportedModel, export_model, load_exported
-from .from_scratch import gradient, init_params, linear_layer, loss, predict, step, update
-from .interpret import examine, gradient_norms, most_confused, predict_scores, top_losses
-from .learning_rates import lr_find
+from .data.batches import batches, epoch_indices, make_batch, take_batch
+from .data.load import class_names, hold_out, load
+from .export.program import ExportedModel, export_model, load_exported
+from .export.pytorch import from_state_dict, to_state_dict
+from .export.web_page import export_page
 from .losses import binary_cross_entropy, l1, mnist_loss, mse, softmax_cross_entropy
 from .metrics import (
     accuracy,
@@ -34,20 +32,22 @@ from .metrics import (
 )
 from .models.dense import linear, mlp
 from .models.precision import mixed_precision
-from .page import export_page
-from .pytorch import from_state_dict, to_state_dict
-from .sharding import ShardedDataset, data_mesh, replicate, shard_dataset
-from .sweeps import fit_many
-from .training import epochs, fit, init_state, make_step, train_epoch
-from .types import Batch, Dataset, History, Layer, Metrics, Model, Row, Splits, TrainState
+from .pixels import to_float
+from .training.checkpoints import Checkpoint, load_checkpoint, load_params, save_checkpoint, save_params
+from .training.ema import evaluation_params, with_ema
+from .training.evaluation import evaluate, evaluate_epoch
+from .training.loop import epochs, fit, init_state, train_epoch, train_step
+from .training.lr_find import lr_find
+from .training.mesh import ShardedDataset, data_mesh, replicate, shard_dataset
+from .training.sweeps import fit_many
+from .types import Batch, Dataset, EpochRecord, History, Layer, Metrics, Model, Splits, TrainState
 
 if TYPE_CHECKING:
     from . import plots
+    from .analysis.report import write_report
     from .data.photos import read_photo
     from .models.conv import Conv, conv2d, max_pool
-    from .models.modules import from_flax
-    from .models.nnx import cnn, flax_mlp
-    from .report import write_report
+    from .models.flax import cnn, flax_mlp, from_flax
 
 __version__ = "0.1.0"
 
@@ -55,12 +55,12 @@ _ON_FIRST_USE = {
     "Conv": ".models.conv",
     "conv2d": ".models.conv",
     "max_pool": ".models.conv",
-    "cnn": ".models.nnx",
-    "flax_mlp": ".models.nnx",
-    "from_flax": ".models.modules",
+    "cnn": ".models.flax",
+    "flax_mlp": ".models.flax",
+    "from_flax": ".models.flax",
     "read_photo": ".data.photos",
     "plots": ".plots",
-    "write_report": ".report",
+    "write_report": ".analysis.report",
 }
 """Names whose modules import flax, Pillow or matplotlib: `import jax_mnist` alone loads none of them."""
 
@@ -69,17 +69,16 @@ __all__ = [
     "Checkpoint",
     "Conv",
     "Dataset",
+    "EpochRecord",
     "ExportedModel",
     "History",
     "Layer",
     "Metrics",
     "Model",
-    "Row",
     "ShardedDataset",
     "Splits",
     "TrainState",
     "accuracy",
-    "averaged_params",
     "batches",
     "binary_cross_entropy",
     "calibration",
@@ -91,10 +90,12 @@ __all__ = [
     "conv2d",
     "correct",
     "data_mesh",
+    "ensemble_labels",
     "epoch_indices",
     "epochs",
     "evaluate",
     "evaluate_epoch",
+    "evaluation_params",
     "examine",
     "export_model",
     "export_page",
@@ -121,7 +122,6 @@ __all__ = [
     "losses",
     "lr_find",
     "make_batch",
-    "make_step",
     "max_pool",
     "metrics",
     "mixed_precision",
@@ -133,7 +133,7 @@ __all__ = [
     "per_class",
     "plots",
     "predict",
-    "predict_scores",
+    "predict_logits",
     "predicted_labels",
     "random_rotation",
     "random_shift",
@@ -150,9 +150,9 @@ __all__ = [
     "to_state_dict",
     "top_losses",
     "train_epoch",
+    "train_step",
     "update",
-    "vote",
-    "with_average",
+    "with_ema",
     "write_report",
 ]
 

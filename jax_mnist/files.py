@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`; it takes the place of `path` when the block ends, and is gone if it fails.
 
     Whoever reads `path`, at any moment and after any crash, finds the old contents or the new. Raises OSError, naming
     `path` and not the temporary one, where it cannot be written.
 
     >>> target = Path(tempfile.mkdtemp()) / "result.txt"
-    >>> with replacing(target) as temporary:
+    >>> with atomic_write(target) as temporary:
     ...     _ = temporary.write_text("done")
     >>> target.read_text()
     'done'

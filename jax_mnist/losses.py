@@ -8,30 +8,30 @@ from jaxtyping import Array, Float, Integer, Num, Shaped
 from .types import ArrayLike
 
 
-def _one_column(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
-    """Drop the last axis of scores [..., 1] and give the labels their dtype; broadcasting the two would be silent."""
-    scores, labels = jnp.asarray(scores), jnp.asarray(labels)
-    if scores.shape == (*labels.shape, 1):
-        scores = scores[..., 0]
-    if scores.shape != labels.shape:
+def _one_column(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
+    """Drop the last axis of logits [..., 1] and give the labels their dtype; broadcasting the two would be silent."""
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    if logits.shape == (*labels.shape, 1):
+        logits = logits[..., 0]
+    if logits.shape != labels.shape:
         raise ValueError(
-            f"scores of shape {scores.shape} do not fit labels of shape {labels.shape}: "
-            "give scores [..., 1] (or [...]) and labels [...]"
+            f"logits of shape {logits.shape} do not fit labels of shape {labels.shape}: "
+            "give logits [..., 1] (or [...]) and labels [...]"
         )
-    return scores, labels.astype(scores.dtype)
+    return logits, labels.astype(logits.dtype)
 
 
-def mnist_loss(scores: Float[ArrayLike, "..."], labels: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """The chapter's loss: how far the sigmoid of the score is from its label.
+def mnist_loss(logits: Float[ArrayLike, "..."], labels: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """The chapter's loss: how far the sigmoid of the logit is from its label.
 
-    `scores` float [..., 1] (or [...]) before the sigmoid, `labels` [...] of 0 and 1; returns [...] in [0, 1].
+    `logits` float [..., 1] (or [...]) before the sigmoid, `labels` [...] of 0 and 1; returns [...] in [0, 1].
     Raises ValueError where the shapes do not fit. From the chapter's section "The MNIST Loss Function".
 
     >>> mnist_loss(jnp.array([[0.0], [100.0]]), jnp.array([1, 0]))
     Array([0.5, 1. ], dtype=float32)
     """
-    scores, labels = _one_column(scores, labels)
-    predictions = jax.nn.sigmoid(scores)
+    logits, labels = _one_column(logits, labels)
+    predictions = jax.nn.sigmoid(logits)
     return jnp.where(labels == 1, 1 - predictions, predictions)
 
 
@@ -62,40 +62,40 @@ def mse(predictions: Float[ArrayLike, "..."], targets: Num[ArrayLike, "..."]) ->
     return jnp.square(predictions - targets)
 
 
-def binary_cross_entropy(scores: Float[ArrayLike, "..."], labels: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """The negative log likelihood of a label under the sigmoid of its score, in nats.
+def binary_cross_entropy(logits: Float[ArrayLike, "..."], labels: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """The negative log likelihood of a label under the sigmoid of its logit, in nats.
 
-    `scores` float [..., 1] (or [...]) before the sigmoid, `labels` [...] of 0 and 1; returns [...], finite for
-    every finite score. Raises ValueError where the shapes do not fit.
+    `logits` float [..., 1] (or [...]) before the sigmoid, `labels` [...] of 0 and 1; returns [...], finite for
+    every finite logit. Raises ValueError where the shapes do not fit.
 
     >>> binary_cross_entropy(jnp.array([[0.0]]), jnp.array([1]))
     Array([0.6931472], dtype=float32)
     """
-    return optax.sigmoid_binary_cross_entropy(*_one_column(scores, labels))
+    return optax.sigmoid_binary_cross_entropy(*_one_column(logits, labels))
 
 
 def softmax_cross_entropy(
-    scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."], *, label_smoothing: float = 0.0
+    logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."], *, label_smoothing: float = 0.0
 ) -> Float[Array, "..."]:
-    """The negative log likelihood of a class under the softmax of the scores, in nats.
+    """The negative log likelihood of a class under the softmax of the logits, in nats.
 
-    `scores` float [..., c] before the softmax, `labels` int [...] in 0..c-1; returns [...]. The loss for more
+    `logits` float [..., c] before the softmax, `labels` int [...] in 0..c-1; returns [...]. The loss for more
     than two classes, as `torch.nn.functional.cross_entropy(..., reduction="none")`. With `label_smoothing`, in
     [0, 1], that share of the label is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567). Raises
-    ValueError where the shapes do not fit, and for one column of scores.
+    ValueError where the shapes do not fit, and for one column of logits.
 
     >>> softmax_cross_entropy(jnp.zeros((1, 10)), jnp.array([3]))
     Array([2.3025851], dtype=float32)
     """
-    if scores.shape[:-1] != labels.shape:
-        raise ValueError(f"scores of shape {scores.shape} need labels of shape {scores.shape[:-1]}, not {labels.shape}")
-    if scores.shape[-1] < 2:
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"logits of shape {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}")
+    if logits.shape[-1] < 2:
         raise ValueError(
-            "softmax_cross_entropy needs a column of scores for each class; for the one column of two classes take "
+            "softmax_cross_entropy needs a column of logits for each class; for the one column of two classes take "
             "mnist_loss or binary_cross_entropy"
         )
-    scores, labels = jnp.asarray(scores), jnp.asarray(labels)
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if not label_smoothing:
-        return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
-    one_hot = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
-    return optax.softmax_cross_entropy(scores, optax.smooth_labels(one_hot, label_smoothing))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(one_hot, label_smoothing))

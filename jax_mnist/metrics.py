@@ -1,4 +1,4 @@
-"""Metrics of scores: per example first, so that whoever sums decides over which examples."""
+"""Metrics of logits: per example first, so that whoever sums decides over which examples."""
 
 from typing import Any, NamedTuple
 
@@ -29,64 +29,64 @@ class Calibration(NamedTuple):
     error: Any
 
 
-def predicted_labels(scores: Float[ArrayLike, "*b c"]) -> Int[Array, "*b"]:
-    """The label that a model's scores stand for.
+def predicted_labels(logits: Float[ArrayLike, "*b c"]) -> Int[Array, "*b"]:
+    """The label that a model's logits stand for.
 
-    `scores` float [..., c], before sigmoid or softmax. One column: 1 where the score is above 0 (which is a
+    `logits` float [..., c], before sigmoid or softmax. One column: 1 where the logit is above 0 (which is a
     sigmoid above 0.5), else 0. More columns: the place of the largest. Returns int32 [...].
 
     >>> predicted_labels(jnp.array([[-2.0], [3.0]])), predicted_labels(jnp.array([[0.1, 0.7, 0.2]]))
     (Array([0, 1], dtype=int32), Array([1], dtype=int32))
     """
-    scores = jnp.asarray(scores)
-    if scores.shape[-1] == 1:
-        return (scores[..., 0] > 0).astype(jnp.int32)
-    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    logits = jnp.asarray(logits)
+    if logits.shape[-1] == 1:
+        return (logits[..., 0] > 0).astype(jnp.int32)
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
 
-def class_probabilities(scores: Float[ArrayLike, "*b c"]) -> Float[Array, "*b k"]:
-    """The probability of each class: the scores' softmax, or one column's sigmoid and what it leaves of 1.
+def class_probabilities(logits: Float[ArrayLike, "*b c"]) -> Float[Array, "*b k"]:
+    """The probability of each class: the logits' softmax, or one column's sigmoid and what it leaves of 1.
 
-    `scores` float [..., c], before sigmoid or softmax; returns [..., max(c, 2)] in [0, 1], which sum to 1.
+    `logits` float [..., c], before sigmoid or softmax; returns [..., max(c, 2)] in [0, 1], which sum to 1.
 
     >>> class_probabilities(jnp.array([[0.0]]))
     Array([[0.5, 0.5]], dtype=float32)
     """
-    scores = jnp.asarray(scores)
-    if scores.shape[-1] > 1:
-        return jax.nn.softmax(scores)
-    return jax.nn.sigmoid(jnp.concatenate([-scores, scores], axis=-1))
+    logits = jnp.asarray(logits)
+    if logits.shape[-1] > 1:
+        return jax.nn.softmax(logits)
+    return jax.nn.sigmoid(jnp.concatenate([-logits, logits], axis=-1))
 
 
-def correct(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Bool[Array, "..."]:
-    """Whether each example's scores point to its label.
+def correct(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Bool[Array, "..."]:
+    """Whether each example's logits point to its label.
 
-    `scores` float [..., c], `labels` int [...]; returns bool [...].
+    `logits` float [..., c], `labels` int [...]; returns bool [...].
 
     >>> correct(jnp.array([[-2.0], [3.0]]), jnp.array([0, 0]))
     Array([ True, False], dtype=bool)
     """
-    if scores.shape[:-1] != labels.shape:
-        raise ValueError(f"scores of shape {scores.shape} need labels of shape {scores.shape[:-1]}, not {labels.shape}")
-    return predicted_labels(scores) == labels
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"logits of shape {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}")
+    return predicted_labels(logits) == labels
 
 
-def accuracy(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Float[Array, ""]:
-    """The share of examples whose scores point to their label: the chapter's `batch_accuracy`.
+def accuracy(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Float[Array, ""]:
+    """The share of examples whose logits point to their label: the chapter's `batch_accuracy`.
 
-    `scores` float [..., c] before the sigmoid or softmax, `labels` int [...]; returns a float in [0, 1].
+    `logits` float [..., c] before the sigmoid or softmax, `labels` int [...]; returns a float in [0, 1].
     Raises ValueError where the shapes do not fit.
 
     >>> accuracy(jnp.array([[-2.0], [3.0], [1.0], [-1.0]]), jnp.array([0, 1, 0, 0]))
     Array(0.75, dtype=float32)
     """
-    return jnp.mean(correct(scores, labels))
+    return jnp.mean(correct(logits, labels))
 
 
-def confusion_matrix(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Int[Array, "k k"]:
+def confusion_matrix(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Int[Array, "k k"]:
     """How often each label (row) was taken for each class (column).
 
-    `scores` float [..., c] before sigmoid or softmax, `labels` int [...] in 0..k-1; returns int32 [k, k] with k =
+    `logits` float [..., c] before sigmoid or softmax, `labels` int [...] in 0..k-1; returns int32 [k, k] with k =
     max(c, 2), which sums to the number of labels. The diagonal is what was right. Raises ValueError where the
     shapes do not fit.
 
@@ -94,9 +94,9 @@ def confusion_matrix(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike,
     Array([[2, 1],
            [0, 1]], dtype=int32)
     """
-    correct(scores, labels)  # it checks the shapes
-    classes = max(scores.shape[-1], 2)
-    return jnp.zeros((classes, classes), jnp.int32).at[labels, predicted_labels(scores)].add(1)
+    correct(logits, labels)  # it checks the shapes
+    classes = max(logits.shape[-1], 2)
+    return jnp.zeros((classes, classes), jnp.int32).at[labels, predicted_labels(logits)].add(1)
 
 
 def per_class(confusion: Integer[ArrayLike, "k k"]) -> PerClass:
@@ -113,11 +113,11 @@ def per_class(confusion: Integer[ArrayLike, "k k"]) -> PerClass:
     return PerClass(counts, right / jnp.sum(confusion, axis=0), right / counts)
 
 
-def calibration(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."], bins: int = 15) -> Calibration:
+def calibration(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."], bins: int = 15) -> Calibration:
     """Whether a model is right as often as it says: its confidence against its accuracy, in bins of equal width.
 
     The confidence is the probability of the predicted class; bin i of `bins` holds those in (i/bins, (i+1)/bins].
-    `scores` float [..., c] before sigmoid or softmax, `labels` int [...]. Returns Calibration; an empty bin's means
+    `logits` float [..., c] before sigmoid or softmax, `labels` int [...]. Returns Calibration; an empty bin's means
     are NaN. The error is the mean over the examples of `|accuracy - confidence|` of their bin, in [0, 1]: the
     expected calibration error of Guo et al., "On Calibration of Modern Neural Networks" (2017). Raises ValueError
     where the shapes do not fit or `bins` is below 1.
@@ -128,8 +128,8 @@ def calibration(scores: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "...
     """
     if bins < 1:
         raise ValueError(f"bins must be 1 or more, not {bins}")
-    right = correct(scores, labels)
-    confidence = jnp.max(class_probabilities(scores), axis=-1)
+    right = correct(logits, labels)
+    confidence = jnp.max(class_probabilities(logits), axis=-1)
     places = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
     sums = (jnp.ones_like(confidence), confidence, right.astype(confidence.dtype))
     counts, confidences, rights = (jnp.zeros(bins, confidence.dtype).at[places].add(x) for x in sums)

@@ -1,18 +1,24 @@
-"""The data types that every other file passes along; no logic."""
+"""The data types that the other modules pass along: data, models, and what training carries and reports."""
 
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, overload
 
 import jax
 import numpy as np
 
 ArrayLike = jax.Array | np.ndarray
-"""What functions take: arrays on the device or in NumPy. What they return is on the device."""
+"""The arrays that functions take, on a device or in NumPy. What they return is on a device."""
 
 Params = Any
 """A model's parameters: any pytree of arrays."""
+
+LossFunction = Callable[[Any, Any], Any]
+"""logits [b, c], labels [b] -> one loss per example [b]."""
+
+Augment = Callable[[Any, Any], Any]
+"""key, x [b, i] -> x [b, i]: a random change of the images of a batch, such as `random_shift`."""
 
 
 @jax.tree_util.register_dataclass
@@ -20,9 +26,9 @@ Params = Any
 class Dataset:
     """Images with their labels.
 
-    `images` is uint8 [n, h, w] with pixels in 0..255 (0 is background), `labels` int32 [n]. `len()` counts
-    the images and `dataset[i]` is (image, label), which is all that PyTorch's DataLoader and grain ask for. A slice or
-    an array, of places or of bools, gives the Dataset of these images. Raises IndexError for a place outside.
+    `images` is uint8 [n, h, w] with pixels in 0..255 (0 is the background), `labels` int32 [n]. `len()` counts the
+    images and `dataset[i]` is (image, label), which is all that PyTorch's DataLoader and grain need. A slice, or an
+    array of indices or bools, gives the Dataset of those images. Raises IndexError for an index out of range.
 
     >>> dataset = Dataset(np.zeros((2, 28, 28), np.uint8), np.array([3, 7], np.int32))
     >>> len(dataset), int(dataset[-1][1]), len(dataset[:1]), dataset[dataset.labels == 7].labels
@@ -33,7 +39,7 @@ class Dataset:
     (torch.Size([2, 28, 28]), [3, 7])
     """
 
-    images: Any  # not ArrayLike, since JAX rebuilds a pytree with placeholders in its leaves' places
+    images: Any  # not ArrayLike: JAX rebuilds a pytree with placeholders instead of arrays
     labels: Any
 
     def __len__(self) -> int:
@@ -50,21 +56,27 @@ class Dataset:
             return Dataset(self.images[index], self.labels[index])
         # JAX clamps an index that is out of range, so a plain `for` over a dataset would never end.
         if np.ndim(index):
-            places = np.arange(len(self))[np.asarray(index)]
-            return Dataset(self.images[places], self.labels[places])
-        place = range(len(self))[operator.index(index)]
-        return self.images[place], self.labels[place]
+            indices = np.arange(len(self))[np.asarray(index)]
+            return Dataset(self.images[indices], self.labels[indices])
+        index = range(len(self))[operator.index(index)]
+        return self.images[index], self.labels[index]
 
 
 class Splits(NamedTuple):
-    """A dataset's two parts: the images to learn from and the images to judge by."""
+    """The two parts of a dataset: `train` is trained on, `valid` is evaluated after every epoch.
+
+    What `valid` is depends on where it comes from. `load("mnist")` and its relatives give the dataset's own test set,
+    `load("mnist_sample")` the chapter's `valid` folder, which the chapter made of MNIST's test images, and a folder of
+    images its valid/ or test/. Only `hold_out` makes a validation set: training images set aside. Choose
+    hyperparameters and epochs on those; then the test set still says how good the choice is.
+    """
 
     train: Dataset
     valid: Dataset
 
 
 class Batch(NamedTuple):
-    """What one step sees: x float [b, h*w] with pixels in [0, 1], y int32 [b], mask bool [b], False at padding."""
+    """The input of one step: x float [b, h*w] with pixels in [0, 1], y int32 [b], mask bool [b], False for padding."""
 
     x: jax.Array
     y: jax.Array
@@ -72,27 +84,57 @@ class Batch(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One layer's parameters: weights [i, o] and bias [o], both float."""
+    """The parameters of one layer: weights [i, o] and bias [o], both float."""
 
     weights: jax.Array
     bias: jax.Array
 
 
 class Model(NamedTuple):
-    """A pair of pure functions: `init(key) -> params` and `apply(params, x [b, i]) -> scores [b, c]`.
+    """A pair of pure functions: `init(key) -> params` and `apply(params, x [b, i]) -> logits [b, c]`.
 
-    A model that computes something else while it trains has a third, `train(params, x, key) -> (scores, changes)`.
-    `changes` is a pytree like the parameters, holding what takes a parameter's place after the step, such as batch
-    statistics, and None in the place of those that the gradient moves.
+    A model that computes something else while it trains, such as dropout or batch statistics, has a third function,
+    `apply_train(params, x, key) -> (logits, updates)`. `updates` holds the new values of the parameters that the
+    forward pass itself changes: a prefix pytree of the parameters, with None for those that the optimizer trains.
     """
 
     init: Callable[..., Params]
     apply: Callable[..., Any]
-    train: Callable[..., tuple[Any, Any]] | None = None
+    apply_train: Callable[..., tuple[Any, Any]] | None = None
+
+
+class Learner(NamedTuple):
+    """What is trained and how: a model, a loss, an optax optimizer, and how the images are batched.
+
+    A Learner holds no data and no parameters. It is immutable and hashable, and the compiled functions take it as a
+    static argument: an equal Learner compiles once. Build it once and keep it, since `optax.sgd(0.1)`, lambdas and
+    `functools.partial` are equal only to themselves. Models made twice with the same arguments are equal:
+    `mlp((784, 30, 1)) == mlp([784, 30, 1])`.
+
+    `loss_fn` maps logits [b, c] and labels [b] to one loss per example [b]. `batch_size` is the number of images in a
+    step, `shuffle` draws a new order for every epoch, and `augment(key, x)` changes the images of each batch at random.
+
+    >>> import optax
+    >>> from jax_mnist import mlp, mnist_loss
+    >>> learner = Learner(mlp((784, 30, 1)), mnist_loss, optax.sgd(0.1))
+    >>> learner.batch_size, learner == learner._replace(batch_size=256), learner == learner._replace(shuffle=False)
+    (256, True, False)
+    """
+
+    model: Model
+    loss_fn: LossFunction
+    optimizer: Any  # optax.GradientTransformation; Any keeps this file free of optax
+    batch_size: int = 256
+    shuffle: bool = True
+    augment: Augment | None = None
 
 
 class TrainState(NamedTuple):
-    """All that training carries from one epoch to the next; `epoch` counts those done, `key` orders the images."""
+    """All that training carries from one epoch to the next.
+
+    `params` and `opt_state` are the model's and the optimizer's, `epoch` int32 [] counts the finished epochs, and
+    `key` is the PRNG key from which every epoch's order and randomness are derived.
+    """
 
     params: Params
     opt_state: Any
@@ -101,15 +143,19 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """A dataset's mean loss, share of right answers in [0, 1], and the number of images they are taken over."""
+    """The mean loss over a dataset, the accuracy in [0, 1], and the number of images, each an array []."""
 
     loss: jax.Array
     accuracy: jax.Array
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-class Row(NamedTuple):
-    """One epoch's record: `seconds` is its training alone, without evaluation and compilation."""
+class EpochRecord(NamedTuple):
+    """The record of one epoch.
+
+    `train_loss` is the mean over the training images, each seen before its batch's step; `valid_loss` and `accuracy`
+    are those of `Splits.valid` after the epoch. `seconds` is the time of training, without evaluation and compilation.
+    """
 
     epoch: int
     train_loss: float
@@ -120,7 +166,7 @@ class Row(NamedTuple):
 
 
 class History(NamedTuple):
-    """The rows of a run as columns: one array [epochs] for each field of Row."""
+    """The records of a run as columns: one array [epochs] for each field of EpochRecord."""
 
     epoch: np.ndarray
     train_loss: np.ndarray
@@ -128,3 +174,14 @@ class History(NamedTuple):
     accuracy: np.ndarray
     seconds: np.ndarray
     evaluation_seconds: np.ndarray
+
+    @classmethod
+    def from_records(cls, records: Iterable[EpochRecord]) -> "History":
+        """Return the records of a run as columns.
+
+        >>> records = [EpochRecord(1, 0.5, 0.4, 0.9, 0.01, 0.001), EpochRecord(2, 0.3, 0.3, 0.95, 0.01, 0.001)]
+        >>> History.from_records(records).accuracy
+        array([0.9 , 0.95])
+        """
+        records = list(records)
+        return cls(*(np.array([record[i] for record in records]) for i in range(len(cls._fields))))

@@ -15,7 +15,7 @@ import jax
 import tyro
 
 from jax_mnist import Splits, hold_out, load
-from jax_mnist.speedrun import RECIPE, Recipe, predict, train
+from jax_mnist.speedrun.recipe import RECIPE, Recipe, predict, train
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ from jax_mnist import (
     softmax_cross_entropy,
     take_batch,
 )
-from jax_mnist.sharding import on_one_device
+from jax_mnist.training.mesh import to_local
 
 
 def some_digits(count):
@@ -85,7 +85,7 @@ def trained(make, mesh):
     model, splits, options = make()
     state, history = fit(jax.random.key(0), model, splits, mesh=mesh, **options)
     found = evaluate(model, state.params, splits.valid, options["loss_fn"], mesh=mesh)
-    leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(on_one_device(state.params))]
+    leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(to_local(state.params))]
     return {
         "losses": [*history.train_loss.tolist(), *history.valid_loss.tolist(), float(found.loss)],
         "right": round(float(history.accuracy[-1]) * len(splits.valid)),
@@ -113,7 +113,7 @@ def seen(mesh):
         return jax.lax.map(lambda places: take_batch(dataset, *places)[1:], (indices, mask))
 
     found, mask = replicate(take(dataset, *epoch_indices(jax.random.key(0), 5, 1003, 50)), mesh)
-    return sorted(np.asarray(on_one_device(found))[np.asarray(on_one_device(mask))].tolist())
+    return sorted(np.asarray(to_local(found))[np.asarray(to_local(mask))].tolist())
 
 
 SPECIAL = {"many": many, "seen": seen}

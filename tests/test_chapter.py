@@ -28,9 +28,9 @@ from jax_mnist import (
     to_float,
     update,
 )
-from jax_mnist.data.family import BUNDLED
-from jax_mnist.data.idx import read_idx
-from jax_mnist.parabola import Quadratic, descend, measured_speeds, quadratic_loss
+from jax_mnist.chapter.parabola import Quadratic, descend, measured_speeds, quadratic_loss
+from jax_mnist.data.formats.idx import read_idx
+from jax_mnist.data.registry import BUNDLED
 
 # Rows 4:15 and columns 4:22 of the chapter's sample 3, as its table shows them.
 PIXELS = np.array(
@@ -109,9 +109,9 @@ def test_pixel_similarity(sample, means):
 def test_nearest_mean_by_l2_is_a_linear_classifier(sample, means):
     sevens, threes = means.reshape(2, 784)
     weights, bias = 2 * (threes - sevens), jnp.sum(sevens**2) - jnp.sum(threes**2)
-    scores = make_batch(*vars(sample.valid).values()).x @ weights[:, None] + jnp.broadcast_to(bias, (2038, 1))
+    logits = make_batch(*vars(sample.valid).values()).x @ weights[:, None] + jnp.broadcast_to(bias, (2038, 1))
     right = np.asarray(nearest_mean(sample.valid.images, means, l2_distance)) == sample.valid.labels
-    assert to_digits(accuracy(scores, sample.valid.labels), 4) == to_digits(right.mean(), 4) == 0.9661
+    assert to_digits(accuracy(logits, sample.valid.labels), 4) == to_digits(right.mean(), 4) == 0.9661
     is_three = sample.valid.labels == 1
     assert [to_digits(right[part].mean(), 4) for part in (is_three, ~is_three)] == [0.9584, 0.9737]
 
@@ -187,10 +187,10 @@ def test_linear1_and_batch_accuracy(sample):
     params = init_params(jax.random.key(0), (784, 1))
     assert [array.shape for array in params[0]] == [(784, 1), (1,)]
     batch = next(batches(sample.train, 256))
-    scores = linear_layer(params[0], batch.x)
-    np.testing.assert_allclose(scores, predict(params, batch.x))
-    after_sigmoid = ((jax.nn.sigmoid(scores[:, 0]) > 0.5) == (batch.y == 1)).mean()
-    assert accuracy(scores, batch.y) == after_sigmoid
+    logits = linear_layer(params[0], batch.x)
+    np.testing.assert_allclose(logits, predict(params, batch.x))
+    after_sigmoid = ((jax.nn.sigmoid(logits[:, 0]) > 0.5) == (batch.y == 1)).mean()
+    assert accuracy(logits, batch.y) == after_sigmoid
 
 
 def test_sequential_has_four_parameters_and_relu_none():

@@ -6,8 +6,8 @@ import pytest
 import safetensors.numpy
 
 from jax_mnist import (
+    EpochRecord,
     Layer,
-    Row,
     flax_mlp,
     init_params,
     init_state,
@@ -16,9 +16,9 @@ from jax_mnist import (
     mlp,
     save_checkpoint,
     save_params,
-    with_average,
+    with_ema,
 )
-from jax_mnist.checkpoints import AnotherRunError
+from jax_mnist.training.checkpoints import DifferentRunError
 
 
 @pytest.fixture
@@ -81,14 +81,14 @@ def test_no_such_file(tmp_path, params):
         load_params(tmp_path / "nothing", params)
 
 
-OPTIMIZERS = [optax.sgd(0.1), optax.adam(0.1), optax.sgd(0.1, momentum=0.9), with_average(optax.lion(0.1), 0.9)]
+OPTIMIZERS = [optax.sgd(0.1), optax.adam(0.1), optax.sgd(0.1, momentum=0.9), with_ema(optax.lion(0.1), 0.9)]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["sgd", "adam", "momentum", "averaged lion"])
 def test_a_checkpoint_is_the_whole_state(tmp_path, optimizer):
     path, model = tmp_path / "c.safetensors", mlp((6, 4, 1))
     state = init_state(jax.random.key(7), model, optimizer)._replace(epoch=jnp.int32(3))
-    rows = [Row(i, 0.1 + i, 1 / 3, 0.9, 1e-3, 1e-9) for i in range(3)]
+    rows = [EpochRecord(i, 0.1 + i, 1 / 3, 0.9, 1e-3, 1e-9) for i in range(3)]
     save_checkpoint(path, state, rows, {"seed": 7, "hidden": (4,)})
     like = jax.eval_shape(lambda: init_state(jax.random.key(0), model, optimizer))
     loaded = load_checkpoint(path, like, {"hidden": (4,), "seed": 7})
@@ -103,7 +103,7 @@ def test_a_checkpoint_is_the_whole_state(tmp_path, optimizer):
 
 def test_every_flipped_bit_and_every_truncation_is_found(tmp_path):
     path, state = tmp_path / "c.safetensors", {"w": jnp.arange(3.0), "key": jax.random.key(0)}
-    save_checkpoint(path, state, [Row(1, 0.5, 0.5, 0.5, 0.1, 0.1)], {"seed": 0})
+    save_checkpoint(path, state, [EpochRecord(1, 0.5, 0.5, 0.5, 0.1, 0.1)], {"seed": 0})
     good = path.read_bytes()
     damaged = [good[:i] + bytes([good[i] ^ 1 << i % 8]) + good[i + 1 :] for i in range(len(good))]
     for data in [*damaged, *(good[:i] for i in range(0, len(good), 7)), good + b"\0"]:
@@ -115,9 +115,9 @@ def test_every_flipped_bit_and_every_truncation_is_found(tmp_path):
 def test_another_run_is_told_from_damage(tmp_path):
     path, state = tmp_path / "c.safetensors", {"w": jnp.arange(3.0)}
     save_checkpoint(path, state, settings={"rate": 0.1, "model": "mlp"})
-    with pytest.raises(AnotherRunError, match=r"rate 0\.1, not 0\.2; model mlp, not None"):
+    with pytest.raises(DifferentRunError, match=r"rate 0\.1, not 0\.2; model mlp, not None"):
         load_checkpoint(path, state, {"rate": 0.2})
-    with pytest.raises(AnotherRunError, match=r"w is float32 \[3\]; expected float32 \[4\]"):
+    with pytest.raises(DifferentRunError, match=r"w is float32 \[3\]; expected float32 \[4\]"):
         load_checkpoint(path, {"w": jnp.arange(4.0)})
     with pytest.raises(FileNotFoundError, match="expected a checkpoint"):
         load_checkpoint(tmp_path / "nothing", state)

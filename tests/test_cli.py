@@ -15,7 +15,7 @@ from test_sources import write_directory
 from jax_mnist import class_probabilities, load
 from jax_mnist.__main__ import main
 from jax_mnist.cli import evaluate, export, predict, report, train
-from jax_mnist.data.idx import write_idx
+from jax_mnist.data.formats.idx import write_idx
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -159,8 +159,8 @@ def test_the_exported_file_predicts_as_the_run(run, tmp_path, monkeypatch, capsy
 
 
 def test_probabilities_sum_to_one():
-    for scores in (np.array([[2.0], [-1.0]], np.float32), np.array([[1.0, 2.0, 3.0]], np.float32)):
-        shares = class_probabilities(jax.numpy.asarray(scores))
+    for logits in (np.array([[2.0], [-1.0]], np.float32), np.array([[1.0, 2.0, 3.0]], np.float32)):
+        shares = class_probabilities(jax.numpy.asarray(logits))
         np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(class_probabilities(jax.numpy.array([[0.0]])), [[0.5, 0.5]])
 

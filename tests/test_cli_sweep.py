@@ -121,7 +121,10 @@ def test_several_seeds_are_those_of_train_and_the_files_the_firsts(tmp_path, cap
     low, high = together["accuracy_interval"]
     output = capsys.readouterr().out
     assert f"2 seeds, 3 to 4: accuracy mean {together['accuracy_mean']:.4f}, standard deviation" in output
-    assert f"95% interval of the mean {low:.4f} to {high:.4f}; their vote {together['vote_accuracy']:.4f}" in output
+    assert (
+        f"95% interval of the mean {low:.4f} to {high:.4f}; their ensemble's accuracy {together['vote_accuracy']:.4f}"
+        in output
+    )
     assert together["vote_accuracy"] > 0.9
     for name in ("model.safetensors", "predictions.png"):
         assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()

@@ -42,14 +42,14 @@ def written_out(params, pixels):
     return x @ last["kernel"] + last["bias"].reshape(1, -1)
 
 
-def test_the_scores_are_those_of_the_net_written_out():
+def test_the_logits_are_those_of_the_net_written_out():
     model = SMALL()
     params = jax.jit(model.init)(jax.random.key(0))
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # biases start at 0, and would not be seen
     pixels = jnp.asarray(np.random.default_rng(0).random((3, 784)), jnp.float32)
-    scores, expected = jax.jit(model.apply)(params, pixels), jax.jit(written_out)(params, pixels)
+    logits, expected = jax.jit(model.apply)(params, pixels), jax.jit(written_out)(params, pixels)
     assert float(jnp.std(expected)) > 0.1
-    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_without_padding_it_is_the_net_of_the_record():

@@ -8,7 +8,7 @@ import pytest
 from jax_mnist import class_names
 from jax_mnist.__main__ import main
 from jax_mnist.data import tfds
-from jax_mnist.data.family import BUNDLED, FAMILY
+from jax_mnist.data.registry import BUNDLED, FAMILY
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from test_sources import write_directory
 
 from jax_mnist import class_names, load
 from jax_mnist.cli import train
-from jax_mnist.data.downloads import cache_directory, download, fetch, present
-from jax_mnist.data.family import FAMILY, IMAGES_AND_LABELS
+from jax_mnist.data.download import cache_directory, download, fetch, present
+from jax_mnist.data.registry import FAMILY, IMAGES_AND_LABELS
 
 NAMES = [name for pair in IMAGES_AND_LABELS.values() for name in pair]
 CONTENTS = gzip.compress(np.random.default_rng(0).integers(0, 256, 200_000, np.uint8).tobytes(), mtime=0)
@@ -197,7 +197,7 @@ def client(path, url, patch=""):
     """A process of its own that downloads, after whatever is patched."""
     code = f"""
 import os, pathlib, signal, pooch
-from jax_mnist.data.downloads import download
+from jax_mnist.data.download import download
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 {patch}

@@ -20,32 +20,32 @@ MODELS = {
 }
 
 
-def live_scores(model, params, images=IMAGES):
+def live_logits(model, params, images=IMAGES):
     return jax.jit(model.apply)(params, make_batch(images, np.zeros(len(images), np.int32)).x)
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """A small exported model, its scores of IMAGES beside it."""
+    """A small exported model, its logits of IMAGES beside it."""
     path = tmp_path_factory.mktemp("export") / "digits.jaxexport"
     model, classes = MODELS["cnn"]
     params = model.init(jax.random.key(0))
     export_model(path, model, params, classes)
     np.save(path.with_name("images.npy"), IMAGES)
-    np.save(path.with_name("scores.npy"), live_scores(model, params))
+    np.save(path.with_name("logits.npy"), live_logits(model, params))
     return path
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_file_scores_as_the_live_model(tmp_path, name):
+def test_the_file_logits_as_the_live_model(tmp_path, name):
     model, classes = MODELS[name]
     params = model.init(jax.random.key(0))
     export_model(tmp_path / "model", model, params, classes)
     exported = load_exported(tmp_path / "model")
     assert (exported.classes, exported.image_shape) == (classes, (28, 28))
     for count in (1, 7):
-        expected = live_scores(model, params, IMAGES[:count])
-        np.testing.assert_allclose(exported.scores(IMAGES[:count]), expected, rtol=0, atol=1e-6)
+        expected = live_logits(model, params, IMAGES[:count])
+        np.testing.assert_allclose(exported.logits(IMAGES[:count]), expected, rtol=0, atol=1e-6)
 
 
 def test_jax_and_flatbuffers_alone_run_it_in_the_lines_that_the_docstring_shows(file):
@@ -62,7 +62,7 @@ import numpy as np
 images = np.load("images.npy")
 {re.sub("^    ", "", lines, flags=re.MULTILINE)}
 assert classes == list("0123456789")
-print(abs(np.asarray(scores) - np.load("scores.npy")).max())
+print(abs(np.asarray(logits) - np.load("logits.npy")).max())
 """
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], cwd=file.parent, capture_output=True, text=True, check=False
@@ -88,7 +88,7 @@ def test_the_same_model_is_the_same_bytes(tmp_path):
 def test_classes_that_do_not_fit_leave_the_file_that_was_there(tmp_path):
     path = tmp_path / "model"
     path.write_text("before")
-    with pytest.raises(ValueError, match=r"1 column\(s\) of scores do not fit the classes"):
+    with pytest.raises(ValueError, match=r"1 column\(s\) of logits do not fit the classes"):
         export_model(path, linear(), linear().init(jax.random.key(0)), DIGITS)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
@@ -144,9 +144,9 @@ def test_no_such_file(tmp_path):
 def test_other_images_are_refused(file):
     exported = load_exported(file)
     with pytest.raises(ValueError, match="Shape mismatch"):
-        exported.scores(IMAGES[:, :20])
+        exported.logits(IMAGES[:, :20])
     with pytest.raises(ValueError, match="Dtype mismatch"):
-        exported.scores(IMAGES / np.float32(255))
+        exported.logits(IMAGES / np.float32(255))
 
 
 def test_other_image_shapes(tmp_path):
@@ -154,4 +154,4 @@ def test_other_image_shapes(tmp_path):
     export_model(tmp_path / "small", model, model.init(None), "ab", image_shape=(2, 2, 3))
     exported = load_exported(tmp_path / "small")
     assert exported.image_shape == (2, 2, 3)
-    np.testing.assert_allclose(exported.scores(np.full((1, 2, 2, 3), 255, np.uint8)), [[12, 12]], rtol=1e-6)
+    np.testing.assert_allclose(exported.logits(np.full((1, 2, 2, 3), 255, np.uint8)), [[12, 12]], rtol=1e-6)

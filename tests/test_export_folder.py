@@ -9,8 +9,8 @@ from PIL import Image
 
 from jax_mnist import class_names, load
 from jax_mnist.cli.export_folder import main
-from jax_mnist.data.folders import write_folder
-from jax_mnist.data.sources import sample_places
+from jax_mnist.data.formats.image_folder import write_folder
+from jax_mnist.data.load import sample_places
 from jax_mnist.files import new_directory
 from jax_mnist.types import Dataset, Splits
 

@@ -79,7 +79,7 @@ def test_update_compiles_once_for_all_batches_and_rates(sample, monkeypatch):
         traces.append(x.shape)
         return predict(params, x)
 
-    monkeypatch.setattr("jax_mnist.from_scratch.predict", counting)
+    monkeypatch.setattr("jax_mnist.chapter.from_scratch.predict", counting)
     params = init_params(jax.random.key(0), (784, 7, 1))
     for i, batch in enumerate(batches(sample.valid, 300)):
         params = update(params, batch, 1.0 / (i + 1))

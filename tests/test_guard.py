@@ -6,24 +6,24 @@ import numpy as np
 import optax
 import pytest
 
-from jax_mnist import batches, init_state, linear, load_checkpoint, make_step, mlp, mnist_loss, random_shift
+from jax_mnist import batches, init_state, linear, load_checkpoint, mlp, mnist_loss, random_shift, train_step
 from jax_mnist.cli import recipes, train
 from jax_mnist.cli.resume import Saved
-from jax_mnist.guard import find_bad_step, find_operations
+from jax_mnist.training.nan_guard import find_bad_step, find_operations
 
 
-def squares(scores, labels):
-    return (scores[:, 0] - labels) ** 2
+def squares(logits, labels):
+    return (logits[:, 0] - labels) ** 2
 
 
-def root_below_zero(scores, labels):
-    return jnp.sqrt(scores[:, 0] - 1e6) + labels
+def root_below_zero(logits, labels):
+    return jnp.sqrt(logits[:, 0] - 1e6) + labels
 
 
 def test_the_step_is_the_first_that_a_plain_loop_finds(tiny):
     model, optimizer = linear(), optax.sgd(1e13)
     state = init_state(jax.random.key(0), model, optimizer)
-    step, expected, now = make_step(model, squares, optimizer), None, state
+    step, expected, now = train_step(model, squares, optimizer), None, state
     for number, batch in enumerate(batches(tiny.train, 4, state.key), 1):
         now, loss = step(now, batch)
         if expected is None and not np.isfinite([loss, *now.params[0].weights.ravel(), *now.params[0].bias]).all():
@@ -49,7 +49,7 @@ def test_the_operation_and_its_line_are_found(tiny):
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_run_that_diverges_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch, capsys, debug):
-    """Squares of scores diverge where the rate is too high; the run's own losses are bounded and do not."""
+    """Squares of logits diverge where the rate is too high; the run's own losses are bounded and do not."""
     monkeypatch.setattr(recipes, "mnist_loss", squares)
     arguments = ["--model", "linear", "--learning-rate", "0.03", "--epochs", "400", "--out", str(tmp_path)]
     assert train.main([*arguments, *(["--debug-nans"] if debug else [])]) == 2

@@ -18,18 +18,18 @@ from jax_mnist import (
     mlp,
     mnist_loss,
     most_confused,
-    predict_scores,
+    predict_logits,
     softmax_cross_entropy,
     top_losses,
 )
 
 
 @pytest.mark.parametrize("count", [1, 29, 30])
-def test_scores_are_those_of_the_model_whatever_the_batch(tiny, count):
+def test_logits_are_those_of_the_model_whatever_the_batch(tiny, count):
     model = mlp((784, 5, 3))
     params = model.init(jax.random.key(0))
     expected = model.apply(params, make_batch(tiny.train.images, tiny.train.labels).x)
-    np.testing.assert_allclose(predict_scores(model, params, tiny.train, count), expected, atol=1e-6)
+    np.testing.assert_allclose(predict_logits(model, params, tiny.train, count), expected, atol=1e-6)
 
 
 def test_confused_pairs_are_sorted_and_off_the_diagonal():
@@ -66,8 +66,8 @@ def test_the_softmax_norm_of_a_linear_model_by_hand(tiny):
     model = linear(784, 3)
     params = model.init(jax.random.key(0))
     x = np.asarray(make_batch(tiny.train.images, tiny.train.labels).x, float)
-    scores = np.asarray(model.apply(params, x.astype(np.float32)), float)
-    error = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True) - np.eye(3)[tiny.train.labels]
+    logits = np.asarray(model.apply(params, x.astype(np.float32)), float)
+    error = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) - np.eye(3)[tiny.train.labels]
     expected = np.linalg.norm(error, axis=1) * np.sqrt((x**2).sum(axis=1) + 1)
     found = gradient_norms(model, params, tiny.train, softmax_cross_entropy)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
@@ -103,8 +103,8 @@ def test_the_findings_agree_with_each_other(tiny):
     assert np.trace(findings.confusion) == round(float(findings.metrics.accuracy) * 10)
     assert sum(pair.examples for pair in findings.confused) == 10 - np.trace(findings.confusion)
     assert findings.calibration.counts.sum() == 10
-    scores = predict_scores(model, params, tiny.valid)
-    losses = softmax_cross_entropy(scores, tiny.valid.labels)
+    logits = predict_logits(model, params, tiny.valid)
+    losses = softmax_cross_entropy(logits, tiny.valid.labels)
     assert [example.place for example in findings.top_losses] == np.argsort(-losses)[:3].tolist()
     assert findings.top_losses[0].label == tiny.valid.labels[findings.top_losses[0].place]
     assert findings.teach_most[0].value == float(findings.gradient_norms.max())

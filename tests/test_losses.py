@@ -9,10 +9,10 @@ ONE_COLUMN = [mnist_loss, l1, mse, binary_cross_entropy]
 
 @pytest.mark.parametrize("function", ONE_COLUMN)
 def test_one_loss_per_example_whether_or_not_the_column_is_there(function):
-    scores, labels = jnp.array([0.3, 0.9]), jnp.array([1, 0])
-    assert function(scores, labels).shape == (2,)
-    np.testing.assert_array_equal(function(scores[:, None], labels), function(scores, labels))
-    np.testing.assert_array_equal(function(scores[:, None], labels[:, None])[:, 0], function(scores, labels))
+    logits, labels = jnp.array([0.3, 0.9]), jnp.array([1, 0])
+    assert function(logits, labels).shape == (2,)
+    np.testing.assert_array_equal(function(logits[:, None], labels), function(logits, labels))
+    np.testing.assert_array_equal(function(logits[:, None], labels[:, None])[:, 0], function(logits, labels))
 
 
 @pytest.mark.parametrize("function", ONE_COLUMN)
@@ -27,19 +27,19 @@ def test_softmax_refuses_other_shapes():
         softmax_cross_entropy(jnp.zeros((3, 10)), jnp.zeros((3, 1), jnp.int32))
 
 
-@pytest.mark.parametrize("score", [-1e9, -30.0, 0.0, 2.5, 30.0, 1e9])
+@pytest.mark.parametrize("logit", [-1e9, -30.0, 0.0, 2.5, 30.0, 1e9])
 @pytest.mark.parametrize("label", [0, 1])
-def test_binary_cross_entropy_in_float64(score, label):
-    expected = np.logaddexp(0, -score if label else score)
-    found = binary_cross_entropy(jnp.array([score]), jnp.array([label]))
+def test_binary_cross_entropy_in_float64(logit, label):
+    expected = np.logaddexp(0, -logit if label else logit)
+    found = binary_cross_entropy(jnp.array([logit]), jnp.array([label]))
     np.testing.assert_allclose(found, [expected], rtol=1e-6)
 
 
 def test_softmax_cross_entropy_in_float64():
-    scores = np.random.default_rng(0).normal(0, 3, (5, 10))
+    logits = np.random.default_rng(0).normal(0, 3, (5, 10))
     labels = np.array([0, 9, 3, 3, 7])
-    expected = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(5), labels]
-    found = softmax_cross_entropy(jnp.asarray(scores, jnp.float32), labels)
+    expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(5), labels]
+    found = softmax_cross_entropy(jnp.asarray(logits, jnp.float32), labels)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -49,15 +49,15 @@ def test_softmax_cross_entropy_does_not_overflow():
 
 
 def test_mnist_loss_is_the_distance_of_the_probability():
-    scores = jnp.array([[-2.0], [0.0], [4.0]])
+    logits = jnp.array([[-2.0], [0.0], [4.0]])
     probability = 1 / (1 + np.exp([2.0, 0.0, -4.0]))
-    np.testing.assert_allclose(mnist_loss(scores, jnp.array([1, 1, 1])), 1 - probability, rtol=1e-5)
-    np.testing.assert_allclose(mnist_loss(scores, jnp.array([0, 0, 0])), probability, rtol=1e-5)
+    np.testing.assert_allclose(mnist_loss(logits, jnp.array([1, 1, 1])), 1 - probability, rtol=1e-5)
+    np.testing.assert_allclose(mnist_loss(logits, jnp.array([0, 0, 0])), probability, rtol=1e-5)
 
 
 def test_label_smoothing_is_that_of_pytorch_written_out():
-    scores, labels = np.random.default_rng(0).normal(size=(5, 4)), np.array([0, 3, 1, 2, 2])
-    found = softmax_cross_entropy(jnp.asarray(scores, jnp.float32), jnp.asarray(labels), label_smoothing=0.1)
-    log_probabilities = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    logits, labels = np.random.default_rng(0).normal(size=(5, 4)), np.array([0, 3, 1, 2, 2])
+    found = softmax_cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), label_smoothing=0.1)
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -0.9 * log_probabilities[np.arange(5), labels] - 0.1 * log_probabilities.mean(axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -8,8 +8,8 @@ import pytest
 from jax_mnist import fit, hold_out, linear, lr_find, mlp, mnist_loss
 
 
-def squares(scores, labels):
-    return (scores[:, 0] - labels) ** 2
+def squares(logits, labels):
+    return (logits[:, 0] - labels) ** 2
 
 
 def test_each_rate_is_a_run_of_its_own_and_the_best_ones_third_is_suggested(tiny):

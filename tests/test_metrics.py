@@ -6,16 +6,16 @@ from jax_mnist import accuracy, calibration, confusion_matrix, correct, per_clas
 
 
 def test_one_column_is_cut_at_zero():
-    scores = jnp.array([[-0.1], [0.0], [0.1]])
-    assert predicted_labels(scores).tolist() == [0, 0, 1]
-    assert accuracy(scores, np.array([0, 0, 1])) == 1
+    logits = jnp.array([[-0.1], [0.0], [0.1]])
+    assert predicted_labels(logits).tolist() == [0, 0, 1]
+    assert accuracy(logits, np.array([0, 0, 1])) == 1
 
 
 def test_more_columns_take_the_largest_and_the_first_of_equals():
-    scores = jnp.array([[0.0, 0.0], [1.0, 2.0], [-1.0, -2.0]])
-    assert predicted_labels(scores).tolist() == [0, 1, 0]
-    assert correct(scores, np.array([1, 1, 0])).tolist() == [False, True, True]
-    assert float(accuracy(scores, np.array([1, 1, 0]))) == pytest.approx(2 / 3)
+    logits = jnp.array([[0.0, 0.0], [1.0, 2.0], [-1.0, -2.0]])
+    assert predicted_labels(logits).tolist() == [0, 1, 0]
+    assert correct(logits, np.array([1, 1, 0])).tolist() == [False, True, True]
+    assert float(accuracy(logits, np.array([1, 1, 0]))) == pytest.approx(2 / 3)
 
 
 def test_labels_that_would_broadcast_are_refused():
@@ -24,11 +24,11 @@ def test_labels_that_would_broadcast_are_refused():
 
 
 def test_the_confusion_matrix_counts_every_example_once(strict):
-    scores, labels = np.random.default_rng(0).normal(size=(500, 4)), np.random.default_rng(1).integers(0, 4, 500)
-    confusion = confusion_matrix(scores.astype(np.float32), labels.astype(np.int32))
+    logits, labels = np.random.default_rng(0).normal(size=(500, 4)), np.random.default_rng(1).integers(0, 4, 500)
+    confusion = confusion_matrix(logits.astype(np.float32), labels.astype(np.int32))
     for label, row in enumerate(confusion.tolist()):
-        assert row == [int(np.sum(scores[labels == label].argmax(axis=1) == k)) for k in range(4)]
-    assert np.trace(confusion) / 500 == pytest.approx(float(accuracy(scores, labels)))
+        assert row == [int(np.sum(logits[labels == label].argmax(axis=1) == k)) for k in range(4)]
+    assert np.trace(confusion) / 500 == pytest.approx(float(accuracy(logits, labels)))
     assert confusion_matrix(jnp.array([[1.0], [-1.0], [2.0]]), np.array([0, 0, 1])).tolist() == [[1, 1], [0, 1]]
     with pytest.raises(ValueError, match=r"need labels of shape \(3,\)"):
         confusion_matrix(jnp.zeros((3, 1)), jnp.zeros(2, jnp.int32))
@@ -48,11 +48,11 @@ def test_a_class_without_images_has_no_recall():
 def test_calibration_is_that_of_the_definition(strict):
     """The double loop of the paper's formula, in float64."""
     rng = np.random.default_rng(0)
-    scores = rng.normal(size=(1000, 5)).astype(np.float32) * 2
+    logits = rng.normal(size=(1000, 5)).astype(np.float32) * 2
     labels = rng.integers(0, 5, 1000).astype(np.int32)
-    shares = np.exp(scores.astype(float)) / np.exp(scores.astype(float)).sum(axis=1, keepdims=True)
+    shares = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(axis=1, keepdims=True)
     confidence, right = shares.max(axis=1), shares.argmax(axis=1) == labels
-    result, error = calibration(scores, labels, bins=7), 0.0
+    result, error = calibration(logits, labels, bins=7), 0.0
     for i in range(7):
         inside = (confidence > i / 7) & (confidence <= (i + 1) / 7)
         assert int(result.counts[i]) == inside.sum()
@@ -67,10 +67,10 @@ def test_calibration_is_that_of_the_definition(strict):
 
 def test_labels_drawn_from_the_probabilities_are_calibrated_and_others_are_not():
     rng = np.random.default_rng(0)
-    scores = rng.normal(size=(50_000, 1)).astype(np.float32) * 2
-    labels = (rng.random(50_000) < 1 / (1 + np.exp(-scores[:, 0]))).astype(np.int32)
-    assert float(calibration(scores, labels).error) < 0.01
-    assert float(calibration(4 * scores, labels).error) > 0.1
+    logits = rng.normal(size=(50_000, 1)).astype(np.float32) * 2
+    labels = (rng.random(50_000) < 1 / (1 + np.exp(-logits[:, 0]))).astype(np.int32)
+    assert float(calibration(logits, labels).error) < 0.01
+    assert float(calibration(4 * logits, labels).error) > 0.1
 
 
 def test_certainty_is_in_the_last_bin_and_a_bin_is_needed():

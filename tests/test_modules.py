@@ -21,15 +21,15 @@ from jax_mnist import (
     gradient_norms,
     init_state,
     linear,
-    make_step,
     mixed_precision,
     mnist_loss,
     random_shift,
     softmax_cross_entropy,
-    with_average,
+    train_step,
+    with_ema,
 )
-from jax_mnist.guard import find_bad_step
 from jax_mnist.models import conv
+from jax_mnist.training.nan_guard import find_bad_step
 
 
 class TutorialCNN(nnx.Module):
@@ -93,7 +93,7 @@ def test_a_step_is_the_one_that_flax_takes_itself(tiny):
     optimizer = nnx.Optimizer(module, optax.sgd(0.1), wrt=nnx.Param)
     state = init_state(jax.random.key(0), NORMED, optax.sgd(0.1))
     state = state._replace(params=nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState))))
-    step = make_step(NORMED, mnist_loss, optax.sgd(0.1))
+    step = train_step(NORMED, mnist_loss, optax.sgd(0.1))
     module.train()
     for batch, key in zip(batches(tiny.train, 8), jax.random.split(jax.random.key(1), 3), strict=False):
         state, loss = step(state, batch, key)
@@ -112,13 +112,13 @@ def test_the_statistics_are_the_running_ones_whatever_the_optimizer_does(tiny):
     """Weight decay takes half of a parameter at each step; what no gradient moves is not its to take."""
     state = init_state(jax.random.key(0), NORMED, OPTIONS["optimizer"])
     batch = next(batches(tiny.train, 16))
-    state, _ = make_step(NORMED, mnist_loss, OPTIONS["optimizer"])(state, batch, jax.random.key(1))
+    state, _ = train_step(NORMED, mnist_loss, OPTIONS["optimizer"])(state, batch, jax.random.key(1))
     np.testing.assert_allclose(state.params["norm"]["mean"], 0.1 * batch.x.mean(0), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(state.params["norm"]["var"], 0.9 + 0.1 * batch.x.var(0), rtol=1e-5, atol=1e-6)
 
 
 def test_an_average_of_the_parameters_has_the_statistics_as_they_are(tiny):
-    optimizer = with_average(optax.sgd(0.1), 0.9)
+    optimizer = with_ema(optax.sgd(0.1), 0.9)
     state, _ = fit(jax.random.key(0), NORMED, tiny, **OPTIONS | {"optimizer": optimizer}, epochs=2)
     average = state.opt_state.average
     np.testing.assert_array_equal(average["norm"]["mean"], state.params["norm"]["mean"])
@@ -143,13 +143,13 @@ def test_dropout_halves_at_random_while_training_alone():
     assert jax.tree.structure(params) == jax.tree.structure(module.init(jax.random.key(0)))
     x = jnp.ones((200, 784))
     np.testing.assert_allclose(module.apply(params, x), 1, rtol=1e-5)
-    scores, changes = module.train(params, x, jax.random.key(0))
-    assert scores.mean() == pytest.approx(1, abs=0.01)
-    assert scores.std() == pytest.approx(784**-0.5, rel=0.15)  # of the mean of 784 that are 0 or 2
+    logits, changes = module.train(params, x, jax.random.key(0))
+    assert logits.mean() == pytest.approx(1, abs=0.01)
+    assert logits.std() == pytest.approx(784**-0.5, rel=0.15)  # of the mean of 784 that are 0 or 2
     assert jax.tree.leaves(changes) == []
     again, other = (module.train(params, x, jax.random.key(seed))[0] for seed in (0, 1))
-    np.testing.assert_array_equal(scores, again)
-    assert np.abs(scores - other).max() > 0
+    np.testing.assert_array_equal(logits, again)
+    assert np.abs(logits - other).max() > 0
 
 
 class Streams(nnx.Module):
@@ -219,19 +219,19 @@ def test_what_else_takes_a_model(tiny):
     options = {"model": DROPPED, "loss_fn": lambda s, y: jnp.log(s[:, 0] - 1e6), "optimizer": OPTIONS["optimizer"]}
     bad = find_bad_step(state, tiny.train, **options)
     assert bad.number == 1
-    loss = make_step(**options)(bad.state, bad.batch, bad.key)[1]
+    loss = train_step(**options)(bad.state, bad.batch, bad.key)[1]
     assert not np.isfinite(loss)
 
 
 def test_a_step_without_a_key_is_refused(tiny):
-    step = make_step(DROPPED, mnist_loss, optax.sgd(0.1))
+    step = train_step(DROPPED, mnist_loss, optax.sgd(0.1))
     state = init_state(jax.random.key(0), DROPPED, optax.sgd(0.1))
     with pytest.raises(ValueError, match="each step needs a key"):
         step(state, next(batches(tiny.train, 8)))
 
 
 BAD = {
-    "scores": lambda params, x, key: (x[:, :2], None),
+    "logits": lambda params, x, key: (x[:, :2], None),
     "changes of the parameters' own shapes": lambda params, x, key: (x[:, :1], jax.tree.map(jnp.sum, params)),
 }
 
@@ -369,6 +369,6 @@ def test_what_makes_no_module_is_refused(message):
 
 def test_an_average_keeps_the_parameters_dtype(tiny):
     model = from_flax(lambda rngs: nnx.Linear(784, 1, param_dtype=jnp.bfloat16, rngs=rngs))
-    options = OPTIONS | {"optimizer": with_average(optax.sgd(0.1), 0.9)}
+    options = OPTIONS | {"optimizer": with_ema(optax.sgd(0.1), 0.9)}
     state, _ = fit(jax.random.key(0), model, tiny, epochs=1, **options)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.opt_state.average)} == {jnp.dtype(jnp.bfloat16)}

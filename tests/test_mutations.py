@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jax_mnist import (
-    Row,
+    EpochRecord,
     checkpoints,
     export_model,
     init_params,
@@ -34,8 +34,8 @@ from jax_mnist import (
     save_checkpoint,
     save_params,
 )
-from jax_mnist.data.idx import read_idx
-from jax_mnist.data.sources import SIDE
+from jax_mnist.data.formats.idx import read_idx
+from jax_mnist.data.load import SIDE
 
 GIB = 2**30
 SECONDS = 30
@@ -110,14 +110,14 @@ def with_checksum(contents: bytes) -> bytes:
 
 
 def make_checkpoint():
-    state, rows = {"params": PARAMS, "key": jax.random.key(0)}, [Row(1, 0.5, 0.4, 0.9, 0.1, 0.1)]
+    state, rows = {"params": PARAMS, "key": jax.random.key(0)}, [EpochRecord(1, 0.5, 0.4, 0.9, 0.1, 0.1)]
     whole = written(lambda path: save_checkpoint(path, state, rows, {"seed": 0}))
     return [(whole, as_it_is), (whole, with_checksum)]
 
 
 def parse_checkpoint(path):
     found = load_checkpoint(path, {"params": PARAMS, "key": jax.random.key(1)}, {"seed": 0})
-    return len(jax.tree.leaves(found.state)) == 5 and all(isinstance(row, Row) for row in found.rows)
+    return len(jax.tree.leaves(found.state)) == 5 and all(isinstance(row, EpochRecord) for row in found.rows)
 
 
 def make_png():

@@ -1,4 +1,4 @@
-"""The page to draw on, in a real browser: its scores are Python's, and hands, keys and screen readers can use it."""
+"""The page to draw on, in a real browser: its logits are Python's, and hands, keys and screen readers can use it."""
 
 import base64
 import json
@@ -107,7 +107,7 @@ MODELS = {
 
 @needs_browser
 @pytest.mark.parametrize("name", MODELS)
-def test_scores_are_pythons(chromium, tmp_path, mnist, name):
+def test_logits_are_pythons(chromium, tmp_path, mnist, name):
     make, classes = MODELS[name]
     model = make()
     params = jax.tree.map(lambda leaf: 2 * leaf + 0.01, model.init(jax.random.key(1)))
@@ -115,12 +115,12 @@ def test_scores_are_pythons(chromium, tmp_path, mnist, name):
     chromium.open(tmp_path / "page.html")
     images = mnist.valid.images[:100].reshape(100, 784)
     found = chromium.run(f"""({json.dumps(images.tolist())}).map((pixels) => {{
-        const found = scores(pixels);
+        const found = logits(pixels);
         return [[...found], probabilities(found)];
     }})""")
-    scores = model.apply(params, make_batch(mnist.valid.images[:100], mnist.valid.labels[:100]).x)
-    np.testing.assert_allclose([of_image for of_image, _ in found], scores, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose([shares for _, shares in found], class_probabilities(scores), rtol=1e-5, atol=1e-5)
+    logits = model.apply(params, make_batch(mnist.valid.images[:100], mnist.valid.labels[:100]).x)
+    np.testing.assert_allclose([of_image for of_image, _ in found], logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose([shares for _, shares in found], class_probabilities(logits), rtol=1e-5, atol=1e-5)
     assert chromium.run("classes") == list(classes)
     pictures = chromium.run("document.querySelectorAll('#weights canvas').length")
     assert pictures == {"linear": 1, "no bias": 3}.get(name, 0)
@@ -149,8 +149,8 @@ def test_a_drawing_is_read(drawing, trained, tmp_path):
     answer, percents, pixels = shown(drawing)
     assert answer == "3"
     model, params = trained
-    scores = model.apply(params, jax.numpy.array([pixels]) / 255)
-    np.testing.assert_allclose(percents, 100 * class_probabilities(scores)[0], atol=0.051)  # one decimal is shown
+    logits = model.apply(params, jax.numpy.array([pixels]) / 255)
+    np.testing.assert_allclose(percents, 100 * class_probabilities(logits)[0], atol=0.051)  # one decimal is shown
     reading = f"3, {max(percents):.1f}%"
     assert said(drawing, reading) == reading
     picture = drawing.run("""(() => {
@@ -241,7 +241,7 @@ def test_it_needs_no_network_fits_a_phone_and_complains_of_nothing(drawing):
 
 
 REFUSED = {
-    "other scores": Model(mlp((784, 5, 1)).init, lambda params, x: jax.numpy.tanh(mlp((784, 5, 1)).apply(params, x))),
+    "other logits": Model(mlp((784, 5, 1)).init, lambda params, x: jax.numpy.tanh(mlp((784, 5, 1)).apply(params, x))),
     "for 28x28 grey pixels": mlp((100, 10)),
     "of weights (or kernel) and bias alone": Model(lambda key: {"scale": jax.numpy.ones(3)}, lambda params, x: x),
     "4 layers": cnn((2, 2), (3, 3), (4,), image_shape=(32, 32, 1)),

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mnist.parabola import Quadratic, descend, measured_speeds, quadratic, quadratic_loss
+from jax_mnist.chapter.parabola import Quadratic, descend, measured_speeds, quadratic, quadratic_loss
 
 
 def test_measurements_are_the_parabola_with_noise_of_3():

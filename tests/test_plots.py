@@ -103,8 +103,8 @@ def test_the_confusion_matrix_shows_every_number_and_shades_mistakes_alone():
 
 
 def test_the_reliability_diagram_has_a_bar_for_each_filled_bin():
-    scores = np.array([[0.1], [3.0], [-3.0], [3.0]], np.float32)
-    ax = plots.reliability(calibration(scores, np.array([1, 1, 1, 1]), bins=4))
+    logits = np.array([[0.1], [3.0], [-3.0], [3.0]], np.float32)
+    ax = plots.reliability(calibration(logits, np.array([1, 1, 1, 1]), bins=4))
     assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(0.5, 0.25), (0.75, 0.25)]
     np.testing.assert_allclose([bar.get_height() for bar in ax.patches], [1, 2 / 3])
 

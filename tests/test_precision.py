@@ -14,14 +14,14 @@ def test_it_computes_in_bfloat16_and_keeps_float32(make):
     params = mixed.init(jax.random.key(0))
     x = jax.random.uniform(jax.random.key(1), (8, 784))
     lower = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    scores = mixed.apply(params, x)
-    np.testing.assert_array_equal(scores, model.apply(lower, x.astype(jnp.bfloat16)).astype(jnp.float32))
-    assert 0 < np.abs(scores - model.apply(params, x)).max() < 0.05
+    logits = mixed.apply(params, x)
+    np.testing.assert_array_equal(logits, model.apply(lower, x.astype(jnp.bfloat16)).astype(jnp.float32))
+    assert 0 < np.abs(logits - model.apply(params, x)).max() < 0.05
     dots = [line for line in jax.jit(mixed.apply).lower(params, x).as_text().splitlines() if "dot_general" in line]
     assert dots
     assert all("xbf16" in line and "xf32" not in line for line in dots)
     gradients = jax.grad(lambda p: mixed.apply(p, x).sum())(params)
-    assert {leaf.dtype for leaf in jax.tree.leaves((params, gradients, scores))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, gradients, logits))} == {jnp.dtype("float32")}
 
 
 def test_it_trains(tiny):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jax_mnist import History, Splits, examine, flax_mlp, linear, mnist_loss, softmax_cross_entropy
-from jax_mnist.report import as_figures, write_report
+from jax_mnist.analysis.report import as_figures, write_report
 
 HISTORY = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jax_mnist import Dataset, class_names, hold_out, load
-from jax_mnist.data.family import BUNDLED, FAMILY
-from jax_mnist.data.idx import write_idx
+from jax_mnist.data.formats.idx import write_idx
+from jax_mnist.data.registry import BUNDLED, FAMILY
 
 SPELLINGS = ["{}-images-idx3-ubyte", "{}-images-idx3-ubyte.gz", "{}-images.idx3-ubyte", "{}-images.idx3-ubyte.gz"]
 

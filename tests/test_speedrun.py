@@ -12,7 +12,7 @@ from jax import lax
 from jax_mnist import hold_out, speedrun
 from jax_mnist.cli.speedrun import main
 from jax_mnist.models import columns
-from jax_mnist.speedrun import Params, Recipe, init_params, predict, train
+from jax_mnist.speedrun.recipe import Params, Recipe, init_params, predict, train
 
 BATCH, FILTERS = 6, (5, 7)
 
@@ -108,7 +108,7 @@ def test_shapes_and_dtypes(strict, batch):
     layers = jax.eval_shape(lambda params: columns.forward(params, columns.cut_patches(batch[0])), params)
     shapes = (4, 24, 25 * BATCH), (24, 25 * BATCH), (216, 9 * BATCH), (64, 9 * BATCH), (576, BATCH), (10, BATCH)
     assert tuple(x.shape for x in layers) == shapes
-    assert layers.scores.dtype == jnp.float32
+    assert layers.logits.dtype == jnp.float32
 
 
 def test_orthogonalize_brings_singular_values_to_about_one():

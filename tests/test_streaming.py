@@ -1,4 +1,4 @@
-"""Batches from elsewhere: `make_step` over any iterator reaches the parameters of the in-memory path."""
+"""Batches from elsewhere: `train_step` over any iterator reaches the parameters of the in-memory path."""
 
 import importlib
 
@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from jax_mnist import batches, init_state, make_batch, make_step, mlp, mnist_loss, train_epoch
+from jax_mnist import batches, init_state, make_batch, mlp, mnist_loss, train_epoch, train_step
 
 MODEL, OPTIMIZER = mlp((784, 30, 1)), optax.sgd(0.1, momentum=0.9)
 OPTIONS = {"model": MODEL, "loss_fn": mnist_loss, "optimizer": OPTIMIZER, "batch_size": 256}
@@ -44,7 +44,7 @@ def from_torch(dataset, _):
 def test_a_stream_reaches_the_parameters_of_the_in_memory_path(start, in_memory, sample, tmp_path, stream):
     if stream is not from_a_file:
         pytest.importorskip(stream.__name__.removeprefix("from_"))
-    step, state = make_step(MODEL, mnist_loss, OPTIMIZER), start
+    step, state = train_step(MODEL, mnist_loss, OPTIMIZER), start
     for images, labels in stream(sample.train, tmp_path):
         state, _ = step(state, make_batch(images, labels))
     assert_close(state.params, in_memory.params)
@@ -52,7 +52,7 @@ def test_a_stream_reaches_the_parameters_of_the_in_memory_path(start, in_memory,
 
 def test_shuffled_batches_do_too(start, sample):
     shuffled = train_epoch(start, sample.train, **OPTIONS)[0]
-    step, state = make_step(MODEL, mnist_loss, OPTIMIZER), start
+    step, state = train_step(MODEL, mnist_loss, OPTIMIZER), start
     for batch in batches(sample.train, 256, start.key, epoch=0):
         state, _ = step(state, batch)
     assert_close(state.params, shuffled.params)

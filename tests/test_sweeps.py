@@ -12,6 +12,7 @@ from jax_mnist import (
     Splits,
     TrainState,
     accuracy,
+    ensemble_labels,
     evaluate,
     fit,
     fit_many,
@@ -23,9 +24,8 @@ from jax_mnist import (
     mnist_loss,
     softmax_cross_entropy,
     spread,
-    vote,
 )
-from jax_mnist.sweeps import Members, _chunks, evaluate_many, init_many, train_many
+from jax_mnist.training.sweeps import Members, _chunks, evaluate_many, init_many, train_many
 
 MODEL = mlp((784, 16, 1))
 SGD = optax.sgd(0.1)  # one object, so that the tests share compilations
@@ -175,7 +175,7 @@ def test_memory_is_the_chunks_and_one_order_needs_one_batch(tiny, options, monke
             sizes.append({leaf.shape[0] for leaf in jax.tree.leaves(states)})
             return train_many(states, *arguments, **named)
 
-    monkeypatch.setattr("jax_mnist.sweeps.train_many", Watched())
+    monkeypatch.setattr("jax_mnist.training.sweeps.train_many", Watched())
     fit_many(seeds(*range(9)), MODEL, tiny, optimizer=SGD, chunk=4, **options)
     assert sizes == [{3}] * 9  # three chunks of three, not 4, 4 and 1; three epochs each
     batch = 8 * 784 * 4
@@ -259,19 +259,19 @@ def test_what_does_not_fit_is_one_clear_error(tiny, options, message):
 
 
 def known(columns):
-    """A model whose scores are its parameters, whatever it sees: [b, c] for parameters [c]."""
+    """A model whose logits are its parameters, whatever it sees: [b, c] for parameters [c]."""
     return Model(lambda key: jnp.zeros(columns), lambda params, x: jnp.broadcast_to(params, (len(x), columns)))
 
 
 def test_a_vote_is_the_mean_of_probabilities(tiny):
     """Two members lean to 0 and one is sure of 1: a majority says 0, the mean says 1."""
     logits = jnp.log(jnp.array([0.4 / 0.6, 0.4 / 0.6, 0.99 / 0.01]))[:, None]
-    labels = vote(known(1), logits, tiny.valid)
+    labels = ensemble_labels(known(1), logits, tiny.valid)
     assert (labels.dtype, labels.tolist()) == (jnp.int32, [1] * 10)
-    assert vote(known(1), logits[:2], tiny.valid).tolist() == [0] * 10
+    assert ensemble_labels(known(1), logits[:2], tiny.valid).tolist() == [0] * 10
     three = jnp.log(jnp.array([[0.5, 0.4, 0.1], [0.5, 0.4, 0.1], [0.01, 0.01, 0.98]]))
-    assert vote(known(3), three, tiny.valid, batch_size=3).tolist() == [2] * 10
-    assert vote(known(3), three[:2], tiny.valid, batch_size=10).tolist() == [0] * 10
+    assert ensemble_labels(known(3), three, tiny.valid, batch_size=3).tolist() == [2] * 10
+    assert ensemble_labels(known(3), three[:2], tiny.valid, batch_size=10).tolist() == [0] * 10
 
 
 @pytest.mark.slow
@@ -279,14 +279,14 @@ def test_a_vote_of_one_is_its_own_and_of_many_the_mean_by_hand(tiny, options):
     states, _ = fit_many(seeds(0, 1, 2), MODEL, tiny, optimizer=SGD, **options | {"epochs": 1})
     batch = make_batch(tiny.valid.images, tiny.valid.labels)
     for i in range(3):
-        alone = vote(MODEL, member(states.params, slice(i, i + 1)), tiny.valid, batch_size=4)
-        scores = MODEL.apply(member(states.params, i), batch.x)
-        assert float((alone == batch.y).mean()) == pytest.approx(float(accuracy(scores, batch.y)))
-    scores = np.stack([MODEL.apply(member(states.params, i), batch.x)[:, 0] for i in range(3)])
-    expected = (1 / (1 + np.exp(-scores))).mean(axis=0) > 0.5
-    assert vote(MODEL, states.params, tiny.valid).tolist() == expected.astype(int).tolist()
+        alone = ensemble_labels(MODEL, member(states.params, slice(i, i + 1)), tiny.valid, batch_size=4)
+        logits = MODEL.apply(member(states.params, i), batch.x)
+        assert float((alone == batch.y).mean()) == pytest.approx(float(accuracy(logits, batch.y)))
+    logits = np.stack([MODEL.apply(member(states.params, i), batch.x)[:, 0] for i in range(3)])
+    expected = (1 / (1 + np.exp(-logits))).mean(axis=0) > 0.5
+    assert ensemble_labels(MODEL, states.params, tiny.valid).tolist() == expected.astype(int).tolist()
     with pytest.raises(ValueError, match="batch_size must be 1 or more, not 0"):
-        vote(MODEL, states.params, tiny.valid, batch_size=0)
+        ensemble_labels(MODEL, states.params, tiny.valid, batch_size=0)
 
 
 def test_the_interval_is_students():
@@ -314,7 +314,7 @@ def test_ten_classes_vote_better_than_their_mean(mnist):
     model = mlp((784, 32, 10))
     states, history = fit_many(seeds(*range(4)), model, part, epochs=2, loss_fn=softmax_cross_entropy,
                                optimizer=optax.adam(2e-3), batch_size=64)  # fmt: skip
-    together = float((vote(model, states.params, part.valid) == part.valid.labels).mean())
+    together = float((ensemble_labels(model, states.params, part.valid) == part.valid.labels).mean())
     assert together > history.accuracy[:, -1].mean() + 0.01
     metrics = evaluate_many(states.params, part.valid, model=model, loss_fn=softmax_cross_entropy)
     np.testing.assert_allclose(metrics.accuracy, history.accuracy[:, -1], rtol=1e-6)

@@ -13,8 +13,8 @@ import tensorflow_datasets as tfds
 from jax_mnist import Dataset, Splits, class_names, load
 from jax_mnist.cli import prepare_tfds
 from jax_mnist.data import tfds as ours
-from jax_mnist.data.downloads import present
-from jax_mnist.data.family import BUNDLED, FAMILY
+from jax_mnist.data.download import present
+from jax_mnist.data.registry import BUNDLED, FAMILY
 
 fashion_installed = pytest.mark.skipif(
     present("fashion_mnist") is None,
@@ -175,7 +175,7 @@ ALL_OF_IT = """
 import sys
 import tensorflow_datasets as tfds
 from jax_mnist import Dataset, Splits, class_names, load
-from jax_mnist.data.tfds import prepare
+from jax_mnist.data.formats.tfds import prepare
 train, valid = load("mnist")
 part = lambda dataset: dataset[:300]
 prepare("mnist", Splits(part(train), part(valid)), class_names("mnist"))

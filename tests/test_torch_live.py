@@ -90,7 +90,7 @@ def test_both_start_alike():
         assert same.pvalue > 1e-3
 
 
-def test_a_net_trained_and_saved_in_pytorch_scores_the_same_here(splits):
+def test_a_net_trained_and_saved_in_pytorch_logits_the_same_here(splits):
     module = simple_net("float32")
     torch_train_epoch(module, sgd(module, RULES["momentum"]), *tensors(splits.train, "float32"))
     file = io.BytesIO()
@@ -98,24 +98,24 @@ def test_a_net_trained_and_saved_in_pytorch_scores_the_same_here(splits):
     file.seek(0)
     params = from_state_dict(torch.load(file, weights_only=True), like(mlp(SIZES)))
     x, y = tensors(splits.valid, "float32")
-    scores = module(x).detach().numpy()
-    assert scores.shape == (2038, 1)
-    assert np.abs(scores).max() > 1
+    logits = module(x).detach().numpy()
+    assert logits.shape == (2038, 1)
+    assert np.abs(logits).max() > 1
     batch = jax_mnist.make_batch(splits.valid.images, splits.valid.labels)
-    np.testing.assert_allclose(jax_mnist.predict(params, batch.x), scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(jax_mnist.predict(params, batch.x), logits, rtol=0, atol=1e-5)
     np.testing.assert_allclose(jax_mnist.loss(params, batch), torch_mnist_loss(module, x, y).item(), rtol=0, atol=1e-6)
 
 
-def test_a_net_trained_here_scores_the_same_in_pytorch(splits):
+def test_a_net_trained_here_logits_the_same_in_pytorch(splits):
     state, _ = jax_mnist.fit(
         jax.random.key(0), mlp(SIZES), splits, epochs=1, loss_fn=mnist_loss, optimizer=optimizer_of(RULES["momentum"])
     )
     module = torch.nn.Sequential(torch.nn.Linear(784, 30), torch.nn.ReLU(), torch.nn.Linear(30, 1))
     module.load_state_dict(as_tensors(to_state_dict(state.params)))
-    scores = jax_mnist.predict(state.params, jax_mnist.make_batch(splits.valid.images, splits.valid.labels).x)
-    assert np.abs(scores).max() > 1
+    logits = jax_mnist.predict(state.params, jax_mnist.make_batch(splits.valid.images, splits.valid.labels).x)
+    assert np.abs(logits).max() > 1
     in_torch = module(tensors(splits.valid, "float32")[0]).detach().numpy()
-    np.testing.assert_allclose(in_torch, scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(in_torch, logits, rtol=0, atol=1e-5)
 
 
 class Convolutions(nnx.Module):
@@ -140,20 +140,20 @@ def convolutions_in_pytorch():
     return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(6 * 7 * 7, 16), nn.ReLU(), nn.Linear(16, 10))
 
 
-def test_a_convolutional_net_scores_the_same_both_ways(splits):
+def test_a_convolutional_net_logits_the_same_both_ways(splits):
     torch.manual_seed(0)
     module, model = convolutions_in_pytorch(), from_flax(lambda rngs: Convolutions(rngs), (28, 28, 1))
     x, _ = tensors(splits.valid, "float32")
     ours = jax_mnist.make_batch(splits.valid.images, splits.valid.labels).x
     params = from_state_dict(module.state_dict(), like(model))
-    scores = module(x.view(-1, 1, 28, 28)).detach().numpy()
-    np.testing.assert_allclose(model.apply(params, ours), scores, rtol=0, atol=1e-5)
+    logits = module(x.view(-1, 1, 28, 28)).detach().numpy()
+    np.testing.assert_allclose(model.apply(params, ours), logits, rtol=0, atol=1e-5)
 
     params = model.init(jax.random.key(1))
     names = {"conv1": "0", "conv2": "3", "dense": "7", "head": "9"}
     module.load_state_dict(as_tensors(to_state_dict(params, names=names)))
-    scores = module(x.view(-1, 1, 28, 28)).detach().numpy()
-    np.testing.assert_allclose(model.apply(params, ours), scores, rtol=0, atol=1e-5)
+    logits = module(x.view(-1, 1, 28, 28)).detach().numpy()
+    np.testing.assert_allclose(model.apply(params, ours), logits, rtol=0, atol=1e-5)
 
 
 def test_tensors_of_any_kind_are_taken():

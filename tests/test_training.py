@@ -18,11 +18,11 @@ from jax_mnist import (
     init_state,
     linear,
     make_batch,
-    make_step,
     mlp,
     mnist_loss,
     softmax_cross_entropy,
     train_epoch,
+    train_step,
     update,
 )
 
@@ -70,7 +70,7 @@ def test_an_epoch_is_a_loop_of_steps(tiny, options):
     model, optimizer = mlp((784, 16, 1)), options["optimizer"]
     state = init_state(jax.random.key(0), model, optimizer)
     scanned, epoch_loss = train_epoch(state, tiny.train, model=model, **options)
-    step = make_step(model, mnist_loss, optimizer)
+    step = train_step(model, mnist_loss, optimizer)
     total = 0.0
     looped = state
     for batch in batches(tiny.train, 8, state.key):
@@ -158,11 +158,11 @@ def test_evaluate_counts_every_image_once(tiny, batch_size):
     model = mlp((784, 16, 1))
     params = model.init(jax.random.key(3))
     valid = make_batch(tiny.valid.images, tiny.valid.labels)
-    scores = model.apply(params, valid.x)
+    logits = model.apply(params, valid.x)
     metrics = evaluate(model, params, tiny.valid, mnist_loss, batch_size)
     assert int(metrics.count) == 10
-    assert float(metrics.accuracy) == pytest.approx(float(accuracy(scores, valid.y)), abs=1e-7)
-    assert float(metrics.loss) == pytest.approx(float(mnist_loss(scores, valid.y).mean()), rel=1e-5)
+    assert float(metrics.accuracy) == pytest.approx(float(accuracy(logits, valid.y)), abs=1e-7)
+    assert float(metrics.loss) == pytest.approx(float(mnist_loss(logits, valid.y).mean()), rel=1e-5)
 
 
 def test_padding_does_not_count_however_wrong(tiny):
@@ -212,7 +212,7 @@ def changed(splits, labels):
 
 
 WRONG = {
-    r"labels 0\.\.2 do not fit a model with 1 column\(s\) of scores, which tells 2 classes apart": {
+    r"labels 0\.\.2 do not fit a model with 1 column\(s\) of logits, which tells 2 classes apart": {
         "labels": [0, 1, 2]
     },
     r"labels -1\.\.1 do not fit": {"labels": [-1, 1]},
@@ -225,9 +225,9 @@ WRONG = {
     r"loss_fn must give one loss per example, \[8\], not \[\]": {"loss_fn": lambda s, y: mnist_loss(s, y).mean()},
     r"x must be float \[b, 100\]": {"model": linear(100)},
     r"the model does not take x of shape \(8, 784\)": {"model": flax_mlp((100, 1))},
-    r"the model must give scores \[b, c\]": {"model": Model(linear().init, lambda p, x: x[:, 0])},
-    "an array of scores .*, not a tuple": {"model": Model(linear().init, lambda p, x: (x, x))},
-    "a column of scores for each class": {"loss_fn": softmax_cross_entropy},
+    r"the model must give logits \[b, c\]": {"model": Model(linear().init, lambda p, x: x[:, 0])},
+    "an array of logits .*, not a tuple": {"model": Model(linear().init, lambda p, x: (x, x))},
+    "a column of logits for each class": {"loss_fn": softmax_cross_entropy},
 }
 
 

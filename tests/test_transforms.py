@@ -136,8 +136,8 @@ def test_integer_results_under_jit_vmap_and_eval_shape(strict, dtype):
     assert nearest_mean(images, means).tolist() == [1, 0]
     assert jax.vmap(lambda image: nearest_mean(image, means))(images).tolist() == [1, 0]
     assert jax.eval_shape(nearest_mean, images, means).dtype == jnp.int32
-    scores = jnp.asarray(SCORES, DTYPES[dtype])
-    assert jax.jit(accuracy)(scores, LABELS) == accuracy(scores, LABELS) == 1
+    logits = jnp.asarray(SCORES, DTYPES[dtype])
+    assert jax.jit(accuracy)(logits, LABELS) == accuracy(logits, LABELS) == 1
 
 
 def test_init_params_under_vmap_and_eval_shape(strict):

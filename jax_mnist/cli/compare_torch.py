@@ -10,7 +10,7 @@ from rich.table import Table
 from tyro.conf import arg
 
 from .. import class_names, load
-from ..training import as_history
+from ..types import History
 from . import torch_side
 from .console import EXIT_OK, EXIT_TARGET_MISSED, Platform, describe, script, use_platform
 from .pictures import load_plots, save_picture
@@ -62,7 +62,10 @@ def run(config: CompareTorchConfig) -> int:
         console.print(_table(rows))
         if config.timed_epochs > 0:
             console.print(_timing_table(time_variants(task, config.timed_epochs, config.compile)))
-    histories = {"PyTorch": as_history([row.torch for row in rows]), "JAX": as_history([row.ours for row in rows])}
+    histories = {
+        "PyTorch": History.from_records([row.torch for row in rows]),
+        "JAX": History.from_records([row.ours for row in rows]),
+    }
     save_picture(config.out / "curves.png", load_plots().runs(histories)[0])
     console.print(f"curves of both: {config.out / 'curves.png'}", highlight=False, soft_wrap=True)
     # Ten digits through 512 ReLUs, 938 steps an epoch: in float32 one soon rounds to the other side of 0, and the

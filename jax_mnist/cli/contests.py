@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from ..data.batches import epoch_indices
-from ..data.sources import load
-from ..evaluation import evaluate
+from ..data.load import load
 from ..losses import mnist_loss, softmax_cross_entropy
 from ..models.dense import mlp
-from ..training import make_step
+from ..training.evaluation import evaluate
+from ..training.loop import train_step
 from ..types import Batch, Splits, TrainState
 from . import torch_side
 from .side_by_side import Epoch, Task, few_steps, in_torch, scanned, start
@@ -104,7 +104,7 @@ def scanned_side(task: Task, name: str = "JAX, train_epoch") -> Side:
 def _step_by_step(task: Task) -> Side:
     """The usual way in JAX: a compiled step, fed batch by batch from NumPy."""
     optimizer, state = start(task)
-    step = make_step(task.model, task.loss_fn, optimizer)
+    step = train_step(task.model, task.loss_fn, optimizer)
     images = (task.splits.train.images / np.float32(255)).reshape(len(task.splits.train), -1)
 
     def work() -> None:

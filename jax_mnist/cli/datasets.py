@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from ..data.downloads import cache_directory, present
-from ..data.family import BUNDLED
-from ..data.sources import known_names
+from ..data.download import cache_directory, present
+from ..data.load import known_names
+from ..data.registry import BUNDLED
 from .console import EXIT_OK, script
 
 
@@ -46,7 +46,7 @@ def _files() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _prepared() -> Iterator[tuple[str, str, str, str]]:
-    from ..data.tfds import data_directory, prepared_directories
+    from ..data.formats.tfds import data_directory, prepared_directories
 
     found = prepared_directories()
     for name in [*known_names(), *sorted(found.keys() - set(known_names()))]:

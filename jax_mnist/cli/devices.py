@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from ..sharding import data_mesh
+from ..training.mesh import data_mesh
 from .console import EXIT_BAD_INPUT, EXIT_OK, EXIT_TARGET_MISSED
 
 _MOST_DEVICES = 64  # more virtual ones than that only wait for each other

@@ -54,7 +54,7 @@ def _evaluate(trained: Run, dataset: str, config: EvaluateConfig) -> Metrics:
         return evaluate(trained.model, trained.params, splits.valid, loss_fn)
     history = load_history(config.run)
     load_plots()  # without a screen
-    from ..report import write_report
+    from ..analysis.report import write_report
 
     findings = examine(trained.model, trained.params, splits, loss_fn)
     title = f"{trained.config['model']} on {dataset}"

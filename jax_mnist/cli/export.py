@@ -7,7 +7,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from .. import export_model
-from ..export import PLATFORMS
+from ..export.program import PLATFORMS
 from .console import EXIT_OK, Platform, script, use_platform
 from .runs import load_run
 

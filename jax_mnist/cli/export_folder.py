@@ -7,8 +7,8 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from .. import class_names, load
-from ..data.folders import write_folder
-from ..data.sources import sample_places
+from ..data.formats.image_folder import write_folder
+from ..data.load import sample_places
 from .console import EXIT_OK, script
 
 

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import optax
 
-from ..data.sources import load
+from ..data.load import load
 from ..losses import mnist_loss
 from ..models.dense import mlp
-from ..sweeps import Members, evaluate_many, fit_many, init_many, train_many
-from ..training import fit
+from ..training.loop import fit
+from ..training.sweeps import Members, evaluate_many, fit_many, init_many, train_many
 from ..types import Splits, TrainState
 from .contests import Contest, Side, make_task, scanned_side, some_digits
 from .side_by_side import Task

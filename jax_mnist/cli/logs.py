@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..types import Row
+from ..types import EpochRecord
 
 
 @contextlib.contextmanager
-def tensorboard(directory: Path | None, rows: Sequence[Row]) -> Iterator[Callable[[Row], None]]:
+def tensorboard(directory: Path | None, rows: Sequence[EpochRecord]) -> Iterator[Callable[[EpochRecord], None]]:
     """Inside, a function that adds an epoch to the directory's event files; one that does nothing without a directory.
 
     What was logged there before is replaced by `rows`, the epochs that a resumed run has behind it. Raises ValueError
@@ -25,7 +25,7 @@ def tensorboard(directory: Path | None, rows: Sequence[Row]) -> Iterator[Callabl
         old.unlink()
     with SummaryWriter(str(directory)) as writer:
 
-        def log(row: Row) -> None:
+        def log(row: EpochRecord) -> None:
             for name in ("train_loss", "valid_loss", "accuracy"):
                 writer.add_scalar(name, getattr(row, name), row.epoch)
             writer.flush()

@@ -10,10 +10,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..guard import find_bad_step, find_operations, is_finite
-from ..sharding import on_one_device
-from ..training import epochs
-from ..types import Model, Row, Splits, TrainState
+from ..training.loop import epochs
+from ..training.mesh import to_local
+from ..training.nan_guard import find_bad_step, find_operations, is_finite
+from ..types import EpochRecord, Model, Splits, TrainState
 from .resume import Saved, Start, save
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
@@ -31,8 +31,8 @@ class Trained(NamedTuple):
     """The state to keep and its epoch's row, the rows of all epochs, why it ended early, and the seconds it took."""
 
     state: TrainState
-    row: Row
-    rows: tuple[Row, ...]
+    row: EpochRecord
+    rows: tuple[EpochRecord, ...]
     stopped: str | None
     seconds: dict[str, float]
 
@@ -40,7 +40,7 @@ class Trained(NamedTuple):
 class Diverged(NamedTuple):
     """The epoch in which the loss was no number any more, the state before it, and the checkpoints, its own last."""
 
-    row: Row
+    row: EpochRecord
     before: TrainState
     saved_in: tuple[Path, ...]
 
@@ -54,7 +54,7 @@ def train_on(
     out: Path | None,
     settings: dict[str, Any],
     console: Console,
-    log: Callable[[Row], None],
+    log: Callable[[EpochRecord], None],
 ) -> Trained | Diverged:
     """Train from `start` on with the arguments of `fit`, logging epochs and writing checkpoints into `out`, if any."""
     columns = TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
@@ -68,7 +68,7 @@ def train_on(
         task = bar.add_task("compiling", total=options["epochs"], completed=len(rows))
         run = epochs(jax.random.key(0), model, splits, count=options["epochs"], state=saved.last, **others)
         for state, row in run if stopped is None else ():
-            state = on_one_device(state)
+            state = to_local(state)
             if len(rows) == len(start.rows):
                 compilation = time.perf_counter() - began - row.seconds - row.evaluation_seconds
             if not is_finite(row):
@@ -100,12 +100,12 @@ def _is_due(epoch: int, seconds_since: float, every: int | None) -> bool:
     return seconds_since >= SECONDS_BETWEEN_CHECKPOINTS if every is None else epoch % every == 0
 
 
-def best_epoch(rows: list[Row] | tuple[Row, ...]) -> int:
+def best_epoch(rows: list[EpochRecord] | tuple[EpochRecord, ...]) -> int:
     """The epoch with the lowest validation loss, the first of several."""
     return rows[int(np.argmin([row.valid_loss for row in rows]))].epoch
 
 
-def _why_stop(rows: list[Row], limits: Limits) -> str | None:
+def _why_stop(rows: list[EpochRecord], limits: Limits) -> str | None:
     """A function of the rows alone, so that a resumed run stops where an unbroken one does."""
     if limits.patience is not None and rows and rows[-1].epoch - best_epoch(rows) >= limits.patience:
         return f"no lower validation loss for {limits.patience} epochs"

@@ -11,7 +11,7 @@ from rich.console import Console
 from tyro.conf import arg
 
 from .. import lr_find
-from ..learning_rates import LearningRates
+from ..training.lr_find import LrFindResult
 from .console import EXIT_OK, Platform, describe, script, use_platform
 from .pictures import load_plots, save_picture
 from .recipes import DenseName, OptimizerName, choose_recipe, fit_options, make_model, make_optimizer, read_data
@@ -85,7 +85,7 @@ def run(config: LrFindConfig) -> int:
     return EXIT_OK
 
 
-def _draw(path: Path, found: LearningRates) -> None:
+def _draw(path: Path, found: LrFindResult) -> None:
     ax = load_plots().sweep(found.rates, {"held-out loss": found.losses[:, None]})
     ax.axvline(found.suggestion, color="black", linestyle=":", label=f"suggestion {found.suggestion:.2g}")
     ax.set_ylabel("loss")

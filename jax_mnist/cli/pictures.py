@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import make_batch, predicted_labels
-from ..files import replacing
+from ..files import atomic_write
 from ..types import Dataset, History, Model, Params
 
 
@@ -22,7 +22,7 @@ def load_plots() -> Any:
 
 def save_picture(path: Path, ax: Any) -> None:
     """Write the figure of these axes as a PNG, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         ax.figure.savefig(temporary, dpi=100)
 
 
@@ -32,8 +32,8 @@ def draw_run(
     """Draw curves.png, the run epoch by epoch, and predictions.png, the model's mistakes first."""
     plots = load_plots()
     save_picture(out / "curves.png", plots.curves(history))
-    scores = model.apply(params, make_batch(valid.images, valid.labels).x)
-    predicted = np.asarray(predicted_labels(scores))
+    logits = model.apply(params, make_batch(valid.images, valid.labels).x)
+    predicted = np.asarray(predicted_labels(logits))
     wrong = np.flatnonzero(predicted != valid.labels)[:20]
     right = np.flatnonzero(predicted == valid.labels)
     some = right[np.linspace(0, len(right) - 1, min(40 - len(wrong), len(right)), dtype=int)]

@@ -32,22 +32,22 @@ def run(config: PredictConfig) -> int:
     if not config.images:
         raise ValueError("no picture was named; expected one or more PNG or JPEG files")
     images = np.stack([read_photo(path) for path in config.images])
-    scores, classes = _scores(config.run, images)
+    logits, classes = _logits(config.run, images)
     table = Table(Column("picture", overflow="fold"), "digit", "probability")
-    shares = class_probabilities(scores)
-    for path, label, share in zip(config.images, predicted_labels(scores), shares, strict=True):
+    shares = class_probabilities(logits)
+    for path, label, share in zip(config.images, predicted_labels(logits), shares, strict=True):
         table.add_row(str(path), classes[int(label)], f"{share[label]:.4f}")
     Console().print(table)
     return EXIT_OK
 
 
-def _scores(run: Path, images: np.ndarray) -> tuple[Any, tuple[str, ...]]:
-    """The images' scores by a run's model or an exported one, and the names of the classes."""
+def _logits(run: Path, images: np.ndarray) -> tuple[Any, tuple[str, ...]]:
+    """The images' logits by a run's model or an exported one, and the names of the classes."""
     if run.is_file():
         exported = load_exported(run)
         if exported.image_shape != images.shape[1:]:
             raise ValueError(f"{run}: takes images of {exported.image_shape}; a picture becomes {images.shape[1:]}")
-        return exported.scores(images), exported.classes
+        return exported.logits(images), exported.classes
     trained = load_run(run)
     return trained.model.apply(trained.params, make_batch(images, np.zeros(len(images), np.int32)).x), trained.classes
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from .. import class_names
-from ..data.sources import load_known
+from ..data.load import load_known
 from .console import EXIT_OK, script
 
 
@@ -34,7 +34,7 @@ class PrepareTfdsConfig:
 
 def run(config: PrepareTfdsConfig) -> int:
     """Prepare as configured."""
-    from ..data.tfds import prepare
+    from ..data.formats.tfds import prepare
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of the directory that is about to be written
     splits = load_known(config.name, config.idx_directory)

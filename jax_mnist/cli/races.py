@@ -15,9 +15,9 @@ import numpy as np
 import optax
 
 from .. import speedrun
-from ..evaluation import evaluate
 from ..losses import softmax_cross_entropy
-from ..training import init_state, train_epoch
+from ..training.evaluation import evaluate
+from ..training.loop import init_state, train_epoch
 from ..types import Model, Splits
 from . import contests, growth, torch_record, torch_side
 from .contests import Contest, Side, has_torch, some_digits
@@ -27,7 +27,7 @@ _QUICK = 5120
 
 def cnn_epoch(platform: str, quick: bool) -> Contest:
     """The PyTorch record recipe's net, batch, optimizer and schedule: one epoch from random weights, in file order."""
-    from ..models.nnx import cnn
+    from ..models.flax import cnn
 
     splits = some_digits(_QUICK if quick else None)
     sides = [_one_epoch("JAX, cnn() in train_epoch", cnn(padding="VALID"), splits)]
@@ -36,7 +36,7 @@ def cnn_epoch(platform: str, quick: bool) -> Contest:
 
 def cnn_plain(platform: str, quick: bool) -> Contest:
     """The same net on `jax.lax`'s own convolution and pooling, in the same scan: ten batches, since it takes long."""
-    from ..models.nnx import cnn
+    from ..models.flax import cnn
 
     splits = some_digits(2560)
     sides = [
@@ -58,8 +58,8 @@ def fastest(platform: str, quick: bool) -> Contest:
         trained.append(jax.block_until_ready(speedrun.train(key, images, labels, **steps)))
 
     def accuracy() -> float:
-        scores = [speedrun.predict(params, splits.valid.images) for params in trained]
-        return float(np.mean([np.asarray(s).argmax(axis=1) == splits.valid.labels for s in scores]))
+        logits = [speedrun.predict(params, splits.valid.images) for params in trained]
+        return float(np.mean([np.asarray(s).argmax(axis=1) == splits.valid.labels for s in logits]))
 
     side = Side("JAX, speedrun", work, accuracy)
     return _against_torch("from random weights to 99%", "run", [side], splits, 0.8 if quick else 0.985)
@@ -82,7 +82,7 @@ def _plain_cnn() -> Model:
     from flax import nnx
     from jax import lax
 
-    from ..models.nnx import from_flax
+    from ..models.flax import from_flax
 
     # Wrapped, since from_flax puts conv2d into the place of lax's own.
     conv = functools.partial(nnx.Conv, conv_general_dilated=functools.partial(lax.conv_general_dilated))

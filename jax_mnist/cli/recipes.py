@@ -7,10 +7,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import optax
 
-from .. import class_names, hold_out, linear, load, mixed_precision, mlp, random_rotation, random_shift, with_average
-from ..evaluation import LossFunction
+from .. import class_names, hold_out, linear, load, mixed_precision, mlp, random_rotation, random_shift, with_ema
 from ..losses import mnist_loss, softmax_cross_entropy
-from ..training import Augment
+from ..training.evaluation import LossFunction
+from ..training.loop import Augment
 from ..types import Model, Splits
 
 DenseName = Literal["linear", "mlp", "flax_mlp"]
@@ -115,7 +115,7 @@ def _check(recipe: Recipe, class_count: int) -> None:
 
 
 def make_model(recipe: Recipe, class_count: int) -> Model:
-    """The recipe's model, with one column of scores for two classes.
+    """The recipe's model, with one column of logits for two classes.
 
     A cnn's first kernel is 5x5, the others are 3x3. Raises ValueError, naming the sizes, for a net that cannot be.
     """
@@ -126,7 +126,7 @@ def make_model(recipe: Recipe, class_count: int) -> Model:
 def _make_model(recipe: Recipe, columns: int) -> Model:
     sizes = (784, *recipe.hidden, columns)
     if recipe.model in ("flax_mlp", "cnn"):
-        from ..models.nnx import cnn, flax_mlp
+        from ..models.flax import cnn, flax_mlp
 
         kernels = (5, *[3] * (len(recipe.filters) - 1))
         return flax_mlp(sizes) if recipe.model == "flax_mlp" else cnn(recipe.filters, kernels, recipe.hidden, columns)
@@ -184,7 +184,7 @@ def make_optimizer(
     }[recipe.optimizer]()
     rate = make_schedule(recipe, image_count, learning_rate)
     optimizer = optax.chain(clip, scale, decay, optax.scale_by_learning_rate(rate))
-    return optimizer if recipe.ema is None else with_average(optimizer, recipe.ema)
+    return optimizer if recipe.ema is None else with_ema(optimizer, recipe.ema)
 
 
 def make_schedule(recipe: Recipe, image_count: int, learning_rate: float | jax.Array | None = None) -> Any:

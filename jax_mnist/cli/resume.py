@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checkpoints import AnotherRunError, library_versions, load_checkpoint, save_checkpoint
-from ..types import Row, Splits, TrainState
+from ..training.checkpoints import DifferentRunError, library_versions, load_checkpoint, save_checkpoint
+from ..types import EpochRecord, Splits, TrainState
 from .recipes import Recipe
 
 _NAME = "checkpoint-{}.safetensors"
@@ -27,7 +27,7 @@ class Start(NamedTuple):
     """Where a run begins or goes on: state, rows of the epochs done, its checkpoint, and why others were refused."""
 
     saved: Saved
-    rows: tuple[Row, ...] = ()
+    rows: tuple[EpochRecord, ...] = ()
     path: Path | None = None
     versions: dict[str, str] | None = None
     refused: tuple[str, ...] = ()
@@ -59,13 +59,13 @@ def find_start(directory: Path, fresh: Saved, settings: dict[str, Any]) -> Start
     Raises ValueError where no checkpoint is good and one of them is of another run, naming the difference.
     """
     refused: list[str] = []
-    of_another_run: list[AnotherRunError] = []
+    of_another_run: list[DifferentRunError] = []
     for path in sorted(directory.glob(_NAME.format("*")), key=_epoch, reverse=True):
         try:
             checkpoint = load_checkpoint(path, fresh, settings)
         except (ValueError, OSError) as error:
             refused.append(str(error))
-            of_another_run += [error] if isinstance(error, AnotherRunError) else []
+            of_another_run += [error] if isinstance(error, DifferentRunError) else []
         else:
             return Start(checkpoint.state, checkpoint.rows, path, checkpoint.versions, tuple(refused))
     if of_another_run:
@@ -95,7 +95,7 @@ def _epoch(path: Path) -> int:
 
 
 def save(
-    directory: Path | None, saved: Saved, rows: Sequence[Row], settings: dict[str, Any], earlier: Sequence[Path]
+    directory: Path | None, saved: Saved, rows: Sequence[EpochRecord], settings: dict[str, Any], earlier: Sequence[Path]
 ) -> tuple[Path, ...]:
     """Write the checkpoint of the epochs done, then delete all but it and the newest of the run's `earlier` ones.
 

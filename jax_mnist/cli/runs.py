@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..checkpoints import load_params
-from ..files import replacing
+from ..files import atomic_write
+from ..training.checkpoints import load_params
 from ..types import History, Model, Params
 from .recipes import Recipe, make_model
 
@@ -40,7 +40,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import averaged_params, fit_many, spread, vote
-from ..sharding import on_one_device, replicate
+from .. import ensemble_labels, evaluation_params, fit_many, spread
+from ..training.mesh import replicate, to_local
 from ..types import Model, Params, Splits
 
 
@@ -25,11 +25,11 @@ def train_further(
     keys = jax.vmap(jax.random.key)(jnp.array(seeds[1:]))
     states, history = fit_many(keys, model, splits, **options)
     seconds = time.perf_counter() - start
-    further = on_one_device(replicate(averaged_params(states), options["mesh"]))
+    further = to_local(replicate(evaluation_params(states), options["mesh"]))
     params = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, further)
     accuracies = [accuracy, *history.accuracy[:, -1].tolist()]
     mean, std, interval = spread(accuracies)
-    right = vote(model, params, splits.valid) == splits.valid.labels
+    right = ensemble_labels(model, params, splits.valid) == splits.valid.labels
     return {
         "accuracies": accuracies,
         "accuracy_mean": mean,
@@ -46,5 +46,5 @@ def describe_seeds(result: dict[str, Any], seeds: range) -> str:
     return (
         f"{len(seeds)} seeds, {seeds[0]} to {seeds[-1]}: accuracy mean {result['accuracy_mean']:.4f}, "
         f"standard deviation {result['accuracy_std']:.4f}, 95% interval of the mean {low:.4f} to {high:.4f}; "
-        f"their vote {result['vote_accuracy']:.4f}; {result['further_seconds']:.2f} s for the further seeds"
+        f"their ensemble's accuracy {result['vote_accuracy']:.4f}; {result['further_seconds']:.2f} s for the further seeds"
     )

@@ -12,10 +12,10 @@ import numpy as np
 import optax
 
 from ..data.batches import epoch_indices
-from ..evaluation import LossFunction
-from ..pytorch import to_state_dict
-from ..training import epochs, init_state, train_epoch
-from ..types import Model, Params, Row, Splits, TrainState
+from ..export.pytorch import to_state_dict
+from ..training.evaluation import LossFunction
+from ..training.loop import epochs, init_state, train_epoch
+from ..types import EpochRecord, Model, Params, Splits, TrainState
 from . import torch_side
 from .torch_side import Learner
 
@@ -36,8 +36,8 @@ class Task(NamedTuple):
 class Compared(NamedTuple):
     """One epoch of both: their rows, right answers on the validation images, the largest parameter difference."""
 
-    torch: Row
-    ours: Row
+    torch: EpochRecord
+    ours: EpochRecord
     torch_correct: int
     our_correct: int
     difference: float
@@ -67,7 +67,7 @@ def compare(task: Task, count: int) -> Iterator[Compared]:
         loss, correct = torch_side.evaluate(learner, *valid)
         seconds = trained - began, time.perf_counter() - trained
         images = len(task.splits.valid)
-        theirs = Row(ours.epoch, train_loss, loss, correct / images, *seconds)
+        theirs = EpochRecord(ours.epoch, train_loss, loss, correct / images, *seconds)
         yield Compared(theirs, ours, correct, round(ours.accuracy * images), _difference(learner, state.params))
 
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from tyro.conf import arg
 
-from ..data.sources import hold_out, load
-from ..files import replacing
-from ..speedrun import predict, train
+from ..data.load import hold_out, load
+from ..files import atomic_write
+from ..speedrun.recipe import predict, train
 from ..types import Splits
 from .console import EXIT_OK, Platform, describe, script, use_platform
 from .torch_record import seconds_since_start
@@ -71,7 +71,7 @@ def run(config: SpeedrunConfig) -> int:
     result["compile_seconds"] = compile_seconds
     _report(result, "held-out" if config.hold_out else "test")
     if config.json is not None:
-        with replacing(config.json) as temporary:
+        with atomic_write(config.json) as temporary:
             temporary.write_text(json.dumps(result | {"device": describe(device)}, indent=2) + "\n", encoding="utf-8")
     return EXIT_OK
 

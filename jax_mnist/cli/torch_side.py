@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..pytorch import to_state_dict
+from ..export.pytorch import to_state_dict
 from ..types import Dataset, Params
 
 
@@ -119,8 +119,8 @@ def train_epoch(learner: Learner, x: Any, y: Any, order: np.ndarray, batch_size:
 def evaluate(learner: Learner, x: Any, y: Any) -> tuple[float, int]:
     """The mean loss over all images and the number of right answers."""
     with import_torch().no_grad():
-        scores = learner.module(x)
-        right = (scores[:, 0] > 0) == (y == 1) if scores.shape[1] == 1 else scores.argmax(1) == y
+        logits = learner.module(x)
+        right = (logits[:, 0] > 0) == (y == 1) if logits.shape[1] == 1 else logits.argmax(1) == y
         return float(learner.loss(learner.module, x, y)), int(right.sum())
 
 

@@ -13,9 +13,8 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from .. import averaged_params, init_state, save_params
-from ..training import as_history
-from ..types import Params, Row, Splits
+from .. import evaluation_params, init_state, save_params
+from ..types import EpochRecord, History, Params, Splits
 from .console import EXIT_OK, EXIT_TARGET_MISSED, describe, script, use_one_thread, use_platform
 from .devices import check_devices, choose_mesh, join, other_processes, run_processes
 from .logs import tensorboard
@@ -69,7 +68,7 @@ def _run(config: TrainConfig) -> int:
         rate = make_schedule(recipe, len(splits.train))
         raise ValueError(describe_divergence(trained, model, splits, options, rate, config.debug_nans))
     console.print(_table(trained.rows))
-    params = averaged_params(trained.state)
+    params = evaluation_params(trained.state)
     result = _result(trained, splits, {"data": data_seconds, **trained.seconds}, device, mesh)
     if start.path:
         result["resumed_from"] = {"checkpoint": start.path.name, "epoch": len(start.rows), "versions": start.versions}
@@ -79,11 +78,11 @@ def _run(config: TrainConfig) -> int:
             result |= train_further(params, result["accuracy"], seeds, model, splits, options)
     if first:
         _write(out, config, recipe, classes, trained.rows, result, params)
-        draw_run(out, as_history(trained.rows), model, params, splits.valid, classes)
+        draw_run(out, History.from_records(trained.rows), model, params, splits.valid, classes)
     return _conclude(config, out, result, seeds, console)
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[EpochRecord]) -> Table:
     table = Table("epoch", "train loss", "valid loss", "accuracy", "seconds")
     for column in table.columns:
         column.justify = "right"
@@ -117,13 +116,13 @@ def _write(
     config: TrainConfig,
     recipe: Recipe,
     classes: tuple[str, ...],
-    rows: Sequence[Row],
+    rows: Sequence[EpochRecord],
     result: dict[str, Any],
     params: Params,
 ) -> None:
     write_json(out / CONFIG, dataclasses.asdict(config) | recipe._asdict() | {"classes": classes})
     table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([Row._fields, *rows])
+    csv.writer(table, lineterminator="\n").writerows([EpochRecord._fields, *rows])
     write_text(out / HISTORY, table.getvalue())
     save_params(out / PARAMS, params)
     write_json(out / RESULT, result)

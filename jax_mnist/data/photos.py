@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from scipy import ndimage
 
 from ..files import parsing
-from .folders import SIDE
+from .formats.image_folder import SIDE
 
 BOX = 20
 """The side of the box that a digit is fitted into, before it is centred by mass in SIDE x SIDE."""

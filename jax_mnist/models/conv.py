@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from .patches import Pads, Window, convolve
+from .im2col import Pads, Window, convolve
 
 Padding = str | Sequence[Sequence[int]]
 """What lies around the image: "SAME", "VALID" or ((top, bottom), (left, right)) rows and columns of zeros."""

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 
-from ..from_scratch import init_params, predict
+from ..chapter.from_scratch import init_params, predict
 from ..types import Model
 
 

@@ -10,9 +10,9 @@ from ..types import Model, Params
 
 
 def mixed_precision(model: Model, dtype: Any = jnp.bfloat16) -> Model:
-    """The model computing in `dtype`, while its parameters, their gradients and the scores keep their own.
+    """The model computing in `dtype`, while its parameters, their gradients and the logits keep their own.
 
-    The scores come back in the dtype of x, so the loss is computed in it. Batch statistics stay as they are, since an
+    The logits come back in the dtype of x, so the loss is computed in it. Batch statistics stay as they are, since an
     average that moves by a hundredth a step would be lost in rounding; what follows them is then computed in float32,
     unless the `nnx.BatchNorm` has a dtype of its own. An accelerator multiplies bfloat16 faster than float32; a CPU
     mostly does not.
@@ -39,7 +39,7 @@ def mixed_precision(model: Model, dtype: Any = jnp.bfloat16) -> Model:
         return model.apply(lower_moved(params, x), x.astype(dtype)).astype(x.dtype)
 
     def train(params: Params, x: Float[Array, "b i"], key: PRNGKeyArray) -> tuple[Any, Any]:
-        scores, changes = model.train(lower_moved(params, x), x.astype(dtype), key)  # pyright: ignore[reportOptionalCall]
-        return scores.astype(x.dtype), changes
+        logits, changes = model.train(lower_moved(params, x), x.astype(dtype), key)  # pyright: ignore[reportOptionalCall]
+        return logits.astype(x.dtype), changes
 
     return Model(model.init, apply, model.train and train)

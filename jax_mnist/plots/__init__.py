@@ -1,8 +1,8 @@
 """Pictures of the chapter. Each function takes arrays and, if given, the axes to draw on, and returns the axes."""
 
-from .fits import parabola, tangent
+from .chapter import parabola, tangent
+from .evaluation import confusion_matrix, gradient_norms, reliability
 from .images import digit, digits, pixel_table, predictions
-from .judging import confusion_matrix, gradient_norms, reliability
 from .speed import growth, timings
 from .training import curves, runs, sweep
 
