@@ -1,0 +1,1 @@
+"""File formats: IDX, image folders and TFDS."""
