@@ -1,6 +1,6 @@
 """Device mesh and data placement: data parallelism over one process's devices or many processes'.
 
-The dataset and the state are replicated: MNIST is 47 MB, and every process reads it anyway. Only the batches are sharded
+The dataset and the state are replicated: MNIST is 47 MB, and every process reads it anyway. Only batches are sharded
 (see `epoch_indices`), so that a step communicates once, in the all-reduce of the gradients.
 """
 
