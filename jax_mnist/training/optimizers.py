@@ -53,7 +53,7 @@ def update_optimizer(
 
 
 def _kinds(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: f"{leaf.dtype} {list(leaf.shape)}", jax.eval_shape(lambda tree: tree, tree))
+    return jax.tree.map(lambda leaf: f"{leaf.dtype} {list(leaf.shape)}", jax.eval_shape(lambda: tree))
 
 
 @contextlib.contextmanager
@@ -111,7 +111,7 @@ def set_learning_rate(opt_state: Any, learning_rate: Any) -> Any:
     def replace(state: Any) -> Any:
         if not isinstance(state, kind) or "learning_rate" not in state.hyperparams:
             return state
-        old = state.hyperparams["learning_rate"]
+        old: Any = state.hyperparams["learning_rate"]
         return state._replace(hyperparams=state.hyperparams | {"learning_rate": jnp.asarray(learning_rate, old.dtype)})
 
     return jax.tree.map(replace, opt_state, is_leaf=lambda node: isinstance(node, kind))
