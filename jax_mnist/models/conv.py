@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
+from jax import P, lax
+from jax.sharding import AxisType
 from jaxtyping import Array, Float
 
 from .im2col import Pads, Window, convolve
@@ -118,8 +119,17 @@ def _unsupported(strides: Sequence[int], options: dict[str, Any]) -> list[str]:
 @jax.jit(static_argnums=(0, 1, 2))
 def _per_platform(on_cpu: Callable, elsewhere: Callable, window: Any, *arrays: Array) -> Array:
     # The choice is made when the program is lowered, so that one exported program serves every platform.
-    on_cpu, elsewhere = functools.partial(on_cpu, window), functools.partial(elsewhere, window)
-    return lax.platform_dependent(*arrays, cpu=on_cpu, default=elsewhere)
+    def compute(*arrays: Array) -> Array:
+        on_cpu_, elsewhere_ = functools.partial(on_cpu, window), functools.partial(elsewhere, window)
+        return lax.platform_dependent(*arrays, cpu=on_cpu_, default=elsewhere_)
+
+    # The batch may be sharded (see `use_mesh`). Each device then cuts its own images into chunks: the partitioner would
+    # send all images to every device for each chunk.
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or set(mesh.axis_types) != {AxisType.Auto} or arrays[0].shape[0] % mesh.size:
+        return compute(*arrays)
+    specs = (P(mesh.axis_names), *[P()] * (len(arrays) - 1))
+    return jax.shard_map(compute, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

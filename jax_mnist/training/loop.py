@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..data.batches import epoch_indices, take_batch
+from ..data.batches import epoch_indices, take_batch, use_mesh
 from ..types import Batch, Dataset, EpochRecord, History, Learner, Params, Splits, TrainState
 from .ema import apply_model_updates, evaluation_params, update_ema
 from .evaluation import check_model_and_data, evaluate_params
@@ -156,7 +156,8 @@ def train_epoch(
         state, loss = _step(learner, state, batch, inputs.count, inputs.key)
         return state, loss * inputs.count.astype(loss.dtype)
 
-    state, loss_sums = jax.lax.scan(one_step, state, step_inputs(learner, state, len(dataset), mesh))
+    with use_mesh(mesh):
+        state, loss_sums = jax.lax.scan(one_step, state, step_inputs(learner, state, len(dataset), mesh))
     return state._replace(epoch=state.epoch + 1), jnp.sum(loss_sums) / len(dataset)
 
 
