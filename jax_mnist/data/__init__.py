@@ -1,1 +1,1 @@
-"""From files to batches."""
+"""Datasets: loading, downloading, batching and augmentation."""
