@@ -135,7 +135,7 @@ def _prepared_builder(name: str, data_dir: str | Path | None) -> Any:
     if FORMAT not in stored:
         raise ValueError(f"tfds:{name}: format must be {FORMAT}, got {', '.join(stored)} in {builder.data_path}")
     info: Any = builder.info
-    features = dict(info.features.items())
+    features = dict(sorted(info.features.items()))
     expected = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     if not all(isinstance(features.get(key), kind) for key, kind in expected.items()):
         raise ValueError(f"tfds:{name}: features must include image: Image and label: ClassLabel, got {features}")
