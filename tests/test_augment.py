@@ -13,8 +13,8 @@ def x(sample):
     return jnp.asarray(sample.train.images[:200].reshape(200, -1) / np.float32(255))
 
 
-def test_shifts_are_scipys_and_all_of_them_come(x):
-    shifted = np.asarray(random_shift(jax.random.key(0), x, most=1)).reshape(-1, 28, 28)
+def test_shifts_match_scipy_and_all_occur(x):
+    shifted = np.asarray(random_shift(jax.random.key(0), x, max_shift=1)).reshape(-1, 28, 28)
     moves = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
     seen = set()
     for before, after in zip(np.asarray(x).reshape(-1, 28, 28), shifted, strict=True):
@@ -24,11 +24,11 @@ def test_shifts_are_scipys_and_all_of_them_come(x):
     assert seen == set(moves)
 
 
-def test_a_rotation_is_scipys_at_an_angle_within_the_bounds(x):
+def test_rotation_matches_scipy_at_an_angle_within_the_bounds(x):
     images = np.asarray(x).reshape(-1, 28, 28)[:5]
-    turned = np.asarray(random_rotation(jax.random.key(3), x[:5], most=10.0)).reshape(-1, 28, 28)
+    rotated = np.asarray(random_rotation(jax.random.key(3), x[:5], max_degrees=10.0)).reshape(-1, 28, 28)
     angles = []
-    for before, after in zip(images, turned, strict=True):
+    for before, after in zip(images, rotated, strict=True):
         errors = {
             angle: np.abs(scipy.ndimage.rotate(before, angle, reshape=False, order=1) - after).max()
             for angle in np.linspace(-10, 10, 401)
@@ -38,20 +38,20 @@ def test_a_rotation_is_scipys_at_an_angle_within_the_bounds(x):
     assert np.std(angles) > 1
 
 
-@pytest.mark.parametrize("change", [random_shift, random_rotation])
-def test_it_is_a_function_of_the_key(x, change):
-    one, again, other = (change(jax.random.key(seed), x) for seed in (0, 0, 1))
+@pytest.mark.parametrize("augment", [random_shift, random_rotation])
+def test_result_is_a_function_of_the_key_and_zero_is_the_identity(x, augment):
+    one, again, other = (augment(jax.random.key(seed), x) for seed in (0, 0, 1))
     assert (one == again).all()
     assert (one != other).any()
-    np.testing.assert_allclose(change(jax.random.key(0), x, 0), x, atol=1e-5)
+    np.testing.assert_allclose(augment(jax.random.key(0), x, 0), x, atol=1e-5)
 
 
-def test_an_image_of_another_shape(x):
+def test_other_image_shapes(x):
     wide = x[:, : 14 * 28]
     assert random_shift(jax.random.key(0), wide, 1, (14, 28)).shape == (200, 392)
 
 
-def test_each_step_of_each_epoch_has_a_key_of_its_own_and_resuming_has_the_same(tiny):
+def test_each_step_has_its_own_key_and_a_resumed_run_the_same_keys(tiny):
     model, optimizer = mlp((784, 16, 1)), optax.sgd(0.1)
     seen = []
 
@@ -68,7 +68,7 @@ def test_each_step_of_each_epoch_has_a_key_of_its_own_and_resuming_has_the_same(
     np.testing.assert_array_equal(resumed.params[0].weights, state.params[0].weights)
 
 
-def test_only_training_images_are_changed(tiny):
+def test_validation_images_are_not_augmented(tiny):
     model, optimizer = mlp((784, 16, 1)), optax.sgd(0.0)
     options = {"loss_fn": mnist_loss, "optimizer": optimizer, "batch_size": 8}
     plain, erased = (
@@ -79,7 +79,7 @@ def test_only_training_images_are_changed(tiny):
     assert plain.valid_loss[0] == erased.valid_loss[0]
 
 
-def test_it_is_part_of_the_compiled_epoch(tiny):
+def test_augmentation_is_part_of_the_compiled_epoch(tiny):
     model, optimizer = mlp((784, 16, 1)), optax.sgd(0.1)
     state = init_state(jax.random.key(0), model, optimizer)
     lowered = train_epoch.lower(state, tiny.train, model=model, loss_fn=mnist_loss, optimizer=optimizer, batch_size=8,
