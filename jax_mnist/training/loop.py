@@ -153,7 +153,9 @@ def train_epoch(
 
     def one_step(state: TrainState, inputs: StepInputs) -> tuple[TrainState, Float[Array, ""]]:
         batch = take_batch(dataset, inputs.indices, inputs.mask)
-        state, loss = _step(learner, state, batch, inputs.count, inputs.key)
+        # Under vmap, JAX's debug_key_reuse takes the transposed keys for used ones, hence the clone.
+        key = jax.tree.map(jax.random.clone, inputs.key)
+        state, loss = _step(learner, state, batch, inputs.count, key)
         return state, loss * inputs.count.astype(loss.dtype)
 
     state, loss_sums = jax.lax.scan(one_step, state, step_inputs(learner, state, len(dataset), mesh))
