@@ -43,16 +43,20 @@ def init_params(key: PRNGKeyArray, sizes: Sequence[int], std: float | None = 1.0
     `key` is a PRNG key. `sizes` lists the number of inputs, the number of units in each hidden layer, and the number
     of outputs: (784, 1) is the chapter's linear model, (784, 30, 1) its two-layer net. Weights and biases are normal
     with mean 0 and standard deviation `std`, as in the chapter's `init_params`. With `std=None` they are uniform in
-    +-1/sqrt(inputs), as in PyTorch's `nn.Linear`. Returns one Layer(weights [i, o], bias [o]) per pair of neighbouring
+    +-1/sqrt(inputs), as in PyTorch's `nn.Linear`. Returns one Layer(weights [i, o], bias [o]) per pair of neighboring
     sizes, in the default float dtype. Raises ValueError if there are fewer than two sizes or one is below 1.
 
     >>> [layer.weights.shape for layer in init_params(jax.random.key(0), (784, 30, 1))]
     [(784, 30), (30, 1)]
     """
-    sizes = tuple(sizes)
+    check_sizes(sizes)
+    return _init_layers(key, tuple(sizes), std)
+
+
+def check_sizes(sizes: Sequence[int]) -> None:
+    """Raise ValueError if the sizes make no layer: fewer than two, or one below 1."""
     if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"sizes must be two or more positive integers, such as (784, 30, 1), got {sizes}")
-    return _init_layers(key, sizes, std)
+        raise ValueError(f"sizes must be two or more positive integers, such as (784, 30, 1), got {tuple(sizes)}")
 
 
 @jax.jit(static_argnames=("sizes", "std"))
