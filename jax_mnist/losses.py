@@ -7,6 +7,8 @@ from jaxtyping import Array, Float, Integer, Num, Shaped
 
 from .types import ArrayLike
 
+__all__ = ["mnist_loss", "l1", "mse", "binary_cross_entropy", "softmax_cross_entropy"]  # noqa: RUF022, in the chapter's order
+
 
 def _one_column(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     """Drop the last axis of logits [..., 1] and cast the labels to their dtype. Raise ValueError on other shapes."""

@@ -8,6 +8,18 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from .types import ArrayLike
 
+__all__ = [  # noqa: RUF022, from the logits to the summaries
+    "predicted_labels",
+    "class_probabilities",
+    "correct",
+    "accuracy",
+    "confusion_matrix",
+    "per_class",
+    "PerClass",
+    "calibration",
+    "Calibration",
+]
+
 
 class PerClass(NamedTuple):
     """Precision and recall of each class: the result of `per_class`."""
