@@ -5,7 +5,7 @@ import optax
 import pytest
 import scipy.ndimage
 
-from jax_mnist import epochs, fit, init_state, mlp, mnist_loss, random_rotation, random_shift, train_epoch
+from jax_mnist import Learner, fit, init_state, mlp, mnist_loss, random_rotation, random_shift, train_epoch
 
 
 @pytest.fixture
@@ -51,28 +51,29 @@ def test_other_image_shapes(x):
     assert random_shift(jax.random.key(0), wide, 1, (14, 28)).shape == (200, 392)
 
 
+LEARNER = Learner(mlp((784, 16, 1)), mnist_loss, optax.sgd(0.1), batch_size=8)
+
+
 def test_each_step_has_its_own_key_and_a_resumed_run_the_same_keys(tiny):
-    model, optimizer = mlp((784, 16, 1)), optax.sgd(0.1)
     seen = []
 
     def augment(key, x):
         jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
         return random_shift(key, x)
 
-    options = {"loss_fn": mnist_loss, "optimizer": optimizer, "batch_size": 8, "augment": augment}
-    state, _ = fit(jax.random.key(0), model, tiny, epochs=3, **options)
+    learner = LEARNER._replace(augment=augment)
+    state, _ = fit(jax.random.key(0), learner, tiny, epochs=3)
     jax.effects_barrier()
     assert len(set(seen)) == len(seen) == 12  # four batches in each epoch
-    half, _ = fit(jax.random.key(0), model, tiny, epochs=1, **options)
-    *_, (resumed, _) = epochs(jax.random.key(9), model, tiny, count=3, state=half, **options)
+    half, _ = fit(jax.random.key(0), learner, tiny, epochs=1)
+    *_, (resumed, _) = fit_epochs(jax.random.key(9), learner, tiny, epochs=3, state=half)
     np.testing.assert_array_equal(resumed.params[0].weights, state.params[0].weights)
 
 
 def test_validation_images_are_not_augmented(tiny):
-    model, optimizer = mlp((784, 16, 1)), optax.sgd(0.0)
-    options = {"loss_fn": mnist_loss, "optimizer": optimizer, "batch_size": 8}
+    still = LEARNER._replace(optimizer=optax.sgd(0.0))
     plain, erased = (
-        fit(jax.random.key(0), model, tiny, epochs=1, augment=augment, **options)[1]
+        fit(jax.random.key(0), still._replace(augment=augment), tiny, epochs=1)[1]
         for augment in (None, lambda key, x: 0 * x)
     )
     assert plain.train_loss[0] != erased.train_loss[0]
@@ -80,8 +81,6 @@ def test_validation_images_are_not_augmented(tiny):
 
 
 def test_augmentation_is_part_of_the_compiled_epoch(tiny):
-    model, optimizer = mlp((784, 16, 1)), optax.sgd(0.1)
-    state = init_state(jax.random.key(0), model, optimizer)
-    lowered = train_epoch.lower(state, tiny.train, model=model, loss_fn=mnist_loss, optimizer=optimizer, batch_size=8,
-                                augment=random_shift)  # fmt: skip
+    learner = LEARNER._replace(augment=random_shift)
+    lowered = train_epoch.lower(learner, init_state(jax.random.key(0), learner), tiny.train)
     assert "dynamic_slice" in lowered.as_text() or "gather" in lowered.as_text()

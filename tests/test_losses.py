@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_mnist import binary_cross_entropy, l1, mnist_loss, mse, softmax_cross_entropy
+from jax_mnist import binary_cross_entropy, mnist_loss, softmax_cross_entropy
+from jax_mnist.losses import l1, mse
 
 ONE_COLUMN = [mnist_loss, l1, mse, binary_cross_entropy]
 

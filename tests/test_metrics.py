@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_mnist import accuracy, calibration, confusion_matrix, correct, per_class, predicted_labels
+from jax_mnist import accuracy
+from jax_mnist.metrics import calibration, confusion_matrix, correct, per_class, predicted_labels
 
 
 def test_one_column_is_thresholded_at_zero():

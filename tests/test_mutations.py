@@ -26,16 +26,14 @@ from jax_mnist import (
     init_params,
     linear,
     load,
-    load_checkpoint,
     load_exported,
     load_params,
     read_photo,
-    save_checkpoint,
     save_params,
 )
 from jax_mnist.data.formats.idx import read_idx
 from jax_mnist.data.load import SIDE
-from jax_mnist.training import checkpoints
+from jax_mnist.training import checkpoints, load_checkpoint, save_checkpoint
 
 GIB = 2**30
 SECONDS = 30

@@ -6,7 +6,8 @@ import optax
 import pytest
 from PIL import Image
 
-from jax_mnist import correct, fit, make_batch, mlp, mnist_loss, read_photo, softmax_cross_entropy
+from jax_mnist import Learner, fit, make_batch, mlp, mnist_loss, read_photo, softmax_cross_entropy
+from jax_mnist.metrics import correct
 
 
 def photographed(rng, image, light_on_dark):
@@ -31,7 +32,7 @@ def photographed(rng, image, light_on_dark):
 def test_at_least_190_of_200_photographed_digits_are_classified_correctly(request, tmp_path, name, sizes, loss_fn):
     splits = request.getfixturevalue(name)
     model = mlp(sizes)
-    state, _ = fit(jax.random.key(0), model, splits, epochs=6, loss_fn=loss_fn, optimizer=optax.adam(2e-3))
+    state, _ = fit(jax.random.key(0), Learner(model, loss_fn, optax.adam(2e-3)), splits, epochs=6)
     rng = np.random.default_rng(0)
     indices = rng.choice(len(splits.valid), 200, replace=False)
     images = []

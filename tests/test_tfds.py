@@ -174,7 +174,7 @@ def test_missing_dataset_error_gives_the_command_that_prepares_it(data_dir, func
 PREPARE_AND_READ = """
 import sys
 import tensorflow_datasets as tfds
-from jax_mnist import Dataset, Splits, class_names, load
+from jax_mnist import (Dataset, Splits, class_names, load)
 from jax_mnist.data.formats.tfds import prepare
 train, valid = load("mnist")
 part = lambda dataset: dataset[:300]

@@ -14,18 +14,17 @@ from jax_mnist import (
     class_means,
     gradient,
     init_params,
-    l1,
     l1_distance,
     l2_distance,
     loss,
     mnist_loss,
-    mse,
     nearest_mean,
     predict,
     softmax_cross_entropy,
     step,
     update,
 )
+from jax_mnist.losses import l1, mse
 
 LABELS = jnp.array([1, 0, 1])
 LOGITS = np.array([[0.3], [-1.2], [2.0]])
