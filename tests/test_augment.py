@@ -5,7 +5,7 @@ import optax
 import pytest
 import scipy.ndimage
 
-from jax_mnist import Learner, fit, init_state, mlp, mnist_loss, random_rotation, random_shift, train_epoch
+from jax_mnist import Learner, fit, fit_epochs, init_state, mlp, mnist_loss, random_rotation, random_shift, train_epoch
 
 
 @pytest.fixture
