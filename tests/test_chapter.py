@@ -7,30 +7,29 @@ import optax
 import pytest
 
 from jax_mnist import (
+    Learner,
     accuracy,
     batches,
     class_means,
-    epoch_indices,
     fit,
     init_params,
-    l1,
     l1_distance,
     l2_distance,
     linear,
-    linear_layer,
     make_batch,
     mlp,
     mnist_loss,
-    mse,
     nearest_mean,
     predict,
     step,
-    to_float,
     update,
 )
+from jax_mnist.chapter import linear_layer
 from jax_mnist.chapter.parabola import Quadratic, descend, measured_speeds, quadratic_loss
+from jax_mnist.data import epoch_indices, to_float
 from jax_mnist.data.formats.idx import read_idx
 from jax_mnist.data.registry import BUNDLED
+from jax_mnist.losses import l1, mse
 
 # Rows 4:15 and columns 4:22 of the chapter's sample 3, from its table.
 PIXELS = np.array(
@@ -207,8 +206,8 @@ def test_number_of_parameters():
 
 
 def accuracies(model, splits, epochs, learning_rate, shuffle, seeds=20):
-    options = {"loss_fn": mnist_loss, "optimizer": optax.sgd(learning_rate), "shuffle": shuffle, "epochs": epochs}
-    last = [fit(jax.random.key(seed), model, splits, **options)[1].accuracy[-1] for seed in range(seeds)]
+    learner = Learner(model, mnist_loss, optax.sgd(learning_rate), shuffle=shuffle)
+    last = [fit(jax.random.key(seed), learner, splits, epochs=epochs)[1].accuracy[-1] for seed in range(seeds)]
     print("\n" + summary(last))
     return np.array(last)
 

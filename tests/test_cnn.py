@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jax_mnist import cnn, evaluate, fit, init_state, softmax_cross_entropy, train_epoch
+from jax_mnist import Learner, cnn, evaluate, fit, init_state, softmax_cross_entropy, train_epoch
 
 SMALL = functools.partial(cnn, filters=(4, 8), hidden=(16,))
 SMALLEST = functools.partial(cnn, filters=(4,), kernels=(3,), hidden=())
@@ -81,28 +81,26 @@ def test_odd_image_sizes_color_channels_and_class_counts():
     ids=str,
 )
 def test_invalid_architectures_are_rejected(options):
-    with pytest.raises(ValueError, match=r"cnn|convolutions|padding"):
+    with pytest.raises(ValueError, match=r"cnn must have|leave nothing|padding must be"):
         cnn(**options)
 
 
 @pytest.mark.slow
 def test_cnn_trains_in_fit(tiny):
     key = jax.random.key(0)
-    state, history = fit(
-        key, SMALLEST(), tiny, epochs=8, loss_fn=softmax_cross_entropy, optimizer=optax.adam(1e-2), batch_size=8
-    )
+    learner = Learner(SMALLEST(), softmax_cross_entropy, optax.adam(1e-2), batch_size=8)
+    state, history = fit(key, learner, tiny, epochs=8)
     assert history.train_loss[-1] < history.train_loss[0] / 2
-    assert evaluate(SMALLEST(), state.params, tiny.valid, softmax_cross_entropy).accuracy == 1
+    assert evaluate(learner, state.params, tiny.valid).accuracy == 1
 
 
 @pytest.mark.slow
 def test_vmapped_training_matches_one_by_one(tiny):
-    model, optimizer = SMALLEST(), optax.sgd(0.1)
-    options = {"model": model, "loss_fn": softmax_cross_entropy, "optimizer": optimizer, "batch_size": 8}
-    train = functools.partial(train_epoch, dataset=tiny.train, **options)
+    learner = Learner(SMALLEST(), softmax_cross_entropy, optax.sgd(0.1), batch_size=8)
+    train = functools.partial(train_epoch, learner, dataset=tiny.train)
 
     def states():
-        return [init_state(jax.random.key(seed), model, optimizer) for seed in (0, 1)]
+        return [init_state(jax.random.key(seed), learner) for seed in (0, 1)]
 
     many, losses = jax.vmap(train)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states()))
     one, loss = train(states()[1])

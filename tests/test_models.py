@@ -5,7 +5,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jax_mnist import fit, flax_mlp, from_flax, init_params, linear, mlp, mnist_loss, predict
+from jax_mnist import Learner, fit, flax_mlp, from_flax, init_params, linear, mlp, mnist_loss, predict
 
 
 @pytest.mark.parametrize("model", [linear(784, 10), mlp((784, 30, 10)), flax_mlp((784, 30, 10))])
@@ -60,8 +60,8 @@ class Convolutional(nnx.Module):
 
 def test_custom_module_trains_with_its_input_shape(tiny):
     model = from_flax(lambda rngs: Convolutional(rngs), input_shape=(28, 28, 1))
-    state, history = fit(jax.random.key(0), model, tiny, epochs=10, loss_fn=mnist_loss, optimizer=optax.adam(1e-2),
-                         batch_size=8)  # fmt: skip
+    learner = Learner(model, mnist_loss, optax.adam(1e-2), batch_size=8)
+    state, history = fit(jax.random.key(0), learner, tiny, epochs=10)
     assert history.accuracy[-1] == 1
     assert all(type(leaf) is not nnx.Param for leaf in jax.tree.leaves(state.params))
 

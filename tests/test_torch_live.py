@@ -15,7 +15,17 @@ from record_torch import mnist_loss as torch_mnist_loss
 from record_torch import train_epoch as torch_train_epoch
 
 import jax_mnist
-from jax_mnist import Splits, TrainState, from_flax, from_state_dict, init_params, mlp, mnist_loss, to_state_dict
+from jax_mnist import (
+    Learner,
+    Splits,
+    TrainState,
+    from_flax,
+    from_state_dict,
+    init_params,
+    mlp,
+    mnist_loss,
+    to_state_dict,
+)
 from jax_mnist.cli import torch_record
 from jax_mnist.cli.compare_torch import main
 
@@ -65,10 +75,10 @@ def test_parameters_and_gradients_match_after_every_epoch(splits, rule):
         params = from_state_dict(module.state_dict(), like(model))
         state = TrainState(params, ours.init(params), jnp.zeros((), jnp.int32), jax.random.key(0))
         batch = next(jax_mnist.batches(splits.train, BATCH_SIZE))
-        options = {"model": model, "loss_fn": mnist_loss, "optimizer": ours, "batch_size": BATCH_SIZE, "shuffle": False}
+        learner = Learner(model, mnist_loss, ours, BATCH_SIZE, shuffle=False)
         for _ in range(EPOCHS):
             torch_train_epoch(module, optimizer, x, y)
-            state, _ = jax_mnist.train_epoch(state, splits.train, **options)
+            state, _ = jax_mnist.train_epoch(learner, state, splits.train)
             assert_close(to_state_dict(state.params), parameters(module), 1e-12)
             our_gradients = to_state_dict(jax_mnist.gradient(state.params, batch))
             assert_close(our_gradients, gradients(module, x[:BATCH_SIZE], y[:BATCH_SIZE]), 1e-12)
@@ -107,9 +117,8 @@ def test_net_trained_and_saved_in_pytorch_gives_the_same_logits_in_jax(splits):
 
 
 def test_net_trained_in_jax_gives_the_same_logits_in_pytorch(splits):
-    state, _ = jax_mnist.fit(
-        jax.random.key(0), mlp(SIZES), splits, epochs=1, loss_fn=mnist_loss, optimizer=optimizer_of(RULES["momentum"])
-    )
+    learner = Learner(mlp(SIZES), mnist_loss, optimizer_of(RULES["momentum"]))
+    state, _ = jax_mnist.fit(jax.random.key(0), learner, splits, epochs=1)
     module = torch.nn.Sequential(torch.nn.Linear(784, 30), torch.nn.ReLU(), torch.nn.Linear(30, 1))
     module.load_state_dict(as_tensors(to_state_dict(state.params)))
     logits = jax_mnist.predict(state.params, jax_mnist.make_batch(splits.valid.images, splits.valid.labels).x)

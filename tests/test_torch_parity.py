@@ -28,6 +28,7 @@ from record_torch import FILE
 
 import jax_mnist
 from jax_mnist import (
+    Learner,
     TrainState,
     evaluate,
     flax_mlp,
@@ -57,14 +58,13 @@ def initial_params(model):
     return from_state_dict(start(), jax.eval_shape(model.init, jax.random.key(0)))
 
 
-def initial_state(model, optimizer):
-    params = initial_params(model)
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), jax.random.key(0))
+def initial_state(learner):
+    params = initial_params(learner.model)
+    return TrainState(params, learner.optimizer.init(params), jnp.zeros((), jnp.int32), jax.random.key(0))
 
 
-def one_epoch(state, splits, model, optimizer):
-    options = {"model": model, "loss_fn": mnist_loss, "optimizer": optimizer}
-    return train_epoch(state, splits.train, **options, batch_size=BATCH_SIZE, shuffle=False)
+def make_learner(model, rule):
+    return Learner(model, mnist_loss, optimizer_of(rule), BATCH_SIZE, shuffle=False)
 
 
 def epoch_losses(losses, count):
@@ -111,10 +111,10 @@ def test_update_from_scratch_matches_pytorch(x64, recorded, splits):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("make", [mlp, flax_mlp])
 def test_optax_in_train_epoch_matches_pytorch(x64, recorded, splits, make, rule):
-    model, optimizer = make(SIZES), optimizer_of(RULES[rule])
-    state, losses = initial_state(model, optimizer), []
+    learner = make_learner(make(SIZES), RULES[rule])
+    state, losses = initial_state(learner), []
     for _ in range(EPOCHS):
-        state, loss = one_epoch(state, splits, model, optimizer)
+        state, loss = train_epoch(learner, state, splits.train)
         losses.append(loss)
     expected = epoch_losses(recorded[f"{rule}/losses"], len(splits.train))
     np.testing.assert_allclose(np.stack(losses), expected, **EXACT)
@@ -128,11 +128,11 @@ def test_recorded_update_rules_differ(recorded):
 
 def test_chapter_run_in_float32_matches_pytorch(recorded, splits):
     """After 1,960 float32 steps, parameters agree within 1e-5 and the correct counts differ by at most 2 of 2,038."""
-    model, optimizer = mlp(SIZES), optimizer_of(CHAPTER_RULE)
-    state, right = initial_state(model, optimizer), []
+    learner = make_learner(mlp(SIZES), CHAPTER_RULE)
+    state, right = initial_state(learner), []
     for _ in range(CHAPTER_EPOCHS):
-        state, _ = one_epoch(state, splits, model, optimizer)
-        right.append(int(jnp.round(evaluate(model, state.params, splits.valid, mnist_loss).accuracy * 2038)))
+        state, _ = train_epoch(learner, state, splits.train)
+        right.append(int(jnp.round(evaluate(learner, state.params, splits.valid).accuracy * 2038)))
     assert state.params[0].weights.dtype == jnp.float32
     np.testing.assert_allclose(flat(to_state_dict(state.params)), recorded["chapter/parameters"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(right, recorded["chapter/correct"], rtol=0, atol=2)
