@@ -7,7 +7,7 @@ import lazy_loader
 from ..pixels import to_float
 from .augment import random_rotation, random_shift
 from .batches import batches, epoch_indices, make_batch, map_batches, random_order, take_batch
-from .load import class_names, hold_out, known_names, load, sample_places
+from .load import class_names, hold_out, known_names, load, sample_indices
 
 if TYPE_CHECKING:
     from .photos import read_photo
@@ -18,7 +18,7 @@ __all__ = [  # noqa: RUF022, from the file to the batch
     "load",
     "known_names",
     "class_names",
-    "sample_places",
+    "sample_indices",
     "hold_out",
     "read_photo",
     "to_float",

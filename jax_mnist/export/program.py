@@ -24,7 +24,7 @@ import jax.export
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from ..files import atomic_write, parsing
+from ..files import atomic_write, name_parse_errors
 from ..pixels import to_float
 from ..types import Model, Params
 
@@ -81,7 +81,7 @@ def load_exported(path: str | Path) -> ExportedModel:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected an exported model (.jaxexport)")
-    with parsing(path, "exported model"):
+    with name_parse_errors(path, "exported model"):
         program, about = _read(Path(path))
         if about["format"] != _FORMAT:
             raise ValueError(f"its format is {about['format']!r}; expected {_FORMAT!r}")

@@ -4,7 +4,7 @@ import functools
 import operator
 from collections.abc import Sequence
 
-from ..chapter.from_scratch import init_params, predict
+from ..chapter.from_scratch import check_sizes, init_params, predict
 from ..types import Model
 
 
@@ -31,12 +31,6 @@ def linear(inputs: int = 784, outputs: int = 1, std: float | None = None) -> Mod
     [(784, 1)]
     """
     return mlp((inputs, outputs), std)
-
-
-def check_sizes(sizes: Sequence[int]) -> None:
-    """Raise ValueError if the sizes of the layers of a dense net make no layer."""
-    if len(sizes) < 2 or any(size < 1 for size in sizes):
-        raise ValueError(f"sizes must be two or more positive integers, such as (784, 30, 1), got {tuple(sizes)}")
 
 
 @functools.cache

@@ -13,9 +13,9 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..chapter.from_scratch import check_sizes
 from ..types import Model, Params
 from .conv import Conv, conv_general_dilated, max_pool
-from .dense import check_sizes
 
 _STREAMS = nnx.RngState
 _PARAMS = nnx.Not(nnx.Any(_STREAMS, nnx.Intermediate))

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ..files import atomic_write, parsing, writing
+from ..files import atomic_write, name_parse_errors, name_write_errors
 from ..types import EpochRecord, Params
 
 FORMAT = "jax_mnist checkpoint 1"
@@ -94,7 +94,7 @@ def load_checkpoint(path: str | Path, like: Any, settings: dict[str, Any] | None
     tensors, metadata = _read(path, "a checkpoint", _verify)
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: has the format {metadata.get('format')!r}; expected {FORMAT!r}")
-    with parsing(path, "checkpoint"):
+    with name_parse_errors(path, "checkpoint"):
         notes = {name: json.loads(metadata[name]) for name in ("rows", "settings", "versions", "keys")}
         found, versions = dict(notes["settings"]), dict(notes["versions"])
         rows = tuple(EpochRecord(*row) for row in notes["rows"])
@@ -144,7 +144,7 @@ def _checksum(data: bytes, place: tuple[int, int]) -> str:
 
 
 def _write(path: str | Path, data: bytes) -> None:
-    with atomic_write(path) as temporary, writing(path):
+    with atomic_write(path) as temporary, name_write_errors(path):
         temporary.write_bytes(data)
 
 

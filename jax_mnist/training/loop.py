@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..data.batches import epoch_indices, take_batch
+from ..data.batches import epoch_indices, take_batch, use_mesh
 from ..types import Batch, Dataset, EpochRecord, History, Learner, Params, Splits, TrainState
 from .ema import apply_model_updates, evaluation_params, update_ema
 from .evaluation import check_model_and_data, evaluate_params
@@ -37,8 +37,13 @@ def init_state(key: PRNGKeyArray, learner: Learner) -> TrainState:
 @jax.jit(static_argnames=("init", "optimizer"))
 def _init_state(key: PRNGKeyArray, init: Callable[..., Params], optimizer: Any) -> TrainState:
     params_key, state_key = jax.random.split(key)
-    params = init(params_key)
+    params = jax.tree.map(_strong, init(params_key))
     return TrainState(params, init_optimizer(optimizer, params), jnp.zeros((), jnp.int32), state_key)
+
+
+def _strong(array: Any) -> Array:
+    # A step returns no weak types, such as that of `jnp.full(10, 0.5)`, so the second step would compile again.
+    return jax.lax.convert_element_type(array, jnp.result_type(array))
 
 
 def train_step(learner: Learner) -> Callable[..., tuple[TrainState, Float[Array, ""]]]:
@@ -153,10 +158,13 @@ def train_epoch(
 
     def one_step(state: TrainState, inputs: StepInputs) -> tuple[TrainState, Float[Array, ""]]:
         batch = take_batch(dataset, inputs.indices, inputs.mask)
-        state, loss = _step(learner, state, batch, inputs.count, inputs.key)
+        # Under vmap, JAX's debug_key_reuse takes the transposed keys for used ones, hence the clone.
+        key = jax.tree.map(jax.random.clone, inputs.key)
+        state, loss = _step(learner, state, batch, inputs.count, key)
         return state, loss * inputs.count.astype(loss.dtype)
 
-    state, loss_sums = jax.lax.scan(one_step, state, step_inputs(learner, state, len(dataset), mesh))
+    with use_mesh(mesh):
+        state, loss_sums = jax.lax.scan(one_step, state, step_inputs(learner, state, len(dataset), mesh))
     return state._replace(epoch=state.epoch + 1), jnp.sum(loss_sums) / len(dataset)
 
 
@@ -258,6 +266,9 @@ def check_learner(learner: Learner, state: TrainState, splits: Splits) -> None:
         batch = take_batch(dataset, inputs.indices, inputs.mask)
         return _step(learner, state, batch, inputs.count, inputs.key)[0]
 
-    shapes = jax.eval_shape(first_step, state, splits.train).params, jax.eval_shape(lambda state: state, state).params
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"a step must keep the parameters' shapes and dtypes: {shapes[1]} became {shapes[0]}")
+    def shapes(params: Params) -> Params:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+
+    after, before = shapes(jax.eval_shape(first_step, state, splits.train).params), shapes(state.params)
+    if after != before:
+        raise ValueError(f"a step must keep the parameters' shapes and dtypes: {before} became {after}")

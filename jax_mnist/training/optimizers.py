@@ -40,7 +40,7 @@ def update_optimizer(
     `loss` [] is the loss at `params` and `loss_fn` the function params -> loss, which line searches evaluate. Raises
     ValueError, with optax's reason, if the call fails or changes the structure, shapes or dtypes of the state.
     """
-    # Line searches and a few others need the loss, the gradients and the loss function as well.
+    # Line searches and a few others take the loss, the gradients and the loss function as well.
     extra_args = {"value": loss, "grad": gradients, "value_fn": loss_fn}
     parameters = inspect.signature(optimizer.update).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):

@@ -64,9 +64,10 @@ def fit_many(
     chunk = (32 if same_order else 4) if chunk is None else chunk
     states, histories = [], []
     for indices in _chunk_indices(len(keys), chunk, 1 if mesh is None else mesh.size):
-        # A slice of keys counts as their use, hence the clone.
+        # A slice of keys counts as their use, and each chunk uses the first key, hence the clones.
         chunk_keys, chunk_rates = jax.random.clone(keys)[indices], None if rates is None else rates[indices]
-        state = init_many(chunk_keys, chunk_rates, first_key, learner=learner, same_order=same_order)
+        order_key = jax.random.clone(first_key)
+        state = init_many(chunk_keys, chunk_rates, order_key, learner=learner, same_order=same_order)
         state, history = _fit_chunk(learner, shard(state, mesh), splits, epochs, same_order, mesh)
         states.append(state)
         histories.append(history)

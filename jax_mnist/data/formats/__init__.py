@@ -1,1 +1,1 @@
-"""File formats: IDX, image folders and TFDS."""
+"""Readers and writers of the file formats: IDX, image folders and TFDS."""
