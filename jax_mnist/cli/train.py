@@ -66,7 +66,7 @@ def _run(config: TrainConfig) -> int:
     if isinstance(trained, Diverged):
         rate = make_schedule(recipe, len(splits.train))
         raise ValueError(describe_divergence(trained, learner, splits, rate, config.debug_nans))
-    console.print(_table(trained.rows))
+    console.print(_table(trained.rows, _evaluated_part(config)))
     params = evaluation_params(trained.state)
     result = _result(trained, splits, {"data": data_seconds, **trained.seconds}, device, mesh)
     if start.path:
@@ -81,8 +81,15 @@ def _run(config: TrainConfig) -> int:
     return _conclude(config, out, result, seeds, console)
 
 
-def _table(rows: Sequence[EpochRecord]) -> Table:
-    table = Table("epoch", "train loss", "valid loss", "accuracy", "seconds")
+def _evaluated_part(config: TrainConfig) -> str:
+    """Return what `Splits.valid` is here: held-out training images, the chapter's valid folder, or a test set."""
+    if config.hold_out:
+        return "held-out"
+    return "valid" if config.dataset == "mnist_sample" or Path(config.dataset).is_dir() else "test"
+
+
+def _table(rows: Sequence[EpochRecord], evaluated_part: str) -> Table:
+    table = Table("epoch", "train loss", f"{evaluated_part} loss", "accuracy", "seconds")
     for column in table.columns:
         column.justify = "right"
     for row in rows:
