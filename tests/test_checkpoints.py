@@ -92,7 +92,7 @@ def test_a_checkpoint_is_the_whole_state(tmp_path, optimizer):
     save_checkpoint(path, state, rows, {"seed": 7, "hidden": (4,)})
     like = jax.eval_shape(lambda: init_state(jax.random.key(0), model, optimizer))
     loaded = load_checkpoint(path, like, {"hidden": (4,), "seed": 7})
-    assert loaded.rows == tuple(rows)
+    assert loaded.records == tuple(rows)
     assert loaded.versions["jax"] == jax.__version__
     assert jax.tree.structure(loaded.state) == jax.tree.structure(state)
     assert (jax.random.bits(loaded.state.key, (9,)) == jax.random.bits(state.key, (9,))).all()
