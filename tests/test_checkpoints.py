@@ -5,19 +5,8 @@ import optax
 import pytest
 import safetensors.numpy
 
-from jax_mnist import (
-    EpochRecord,
-    Layer,
-    flax_mlp,
-    init_params,
-    init_state,
-    load_checkpoint,
-    load_params,
-    mlp,
-    save_checkpoint,
-    save_params,
-    with_ema,
-)
+from jax_mnist import EpochRecord, Layer, flax_mlp, init_params, init_state, load_params, mlp, save_params, with_ema
+from jax_mnist.training import load_checkpoint, save_checkpoint
 from jax_mnist.training.checkpoints import DifferentRunError
 
 
