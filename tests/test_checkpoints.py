@@ -5,19 +5,8 @@ import optax
 import pytest
 import safetensors.numpy
 
-from jax_mnist import (
-    EpochRecord,
-    Layer,
-    flax_mlp,
-    init_params,
-    init_state,
-    load_checkpoint,
-    load_params,
-    mlp,
-    save_checkpoint,
-    save_params,
-    with_ema,
-)
+from jax_mnist import EpochRecord, Layer, flax_mlp, init_params, init_state, load_params, mlp, save_params, with_ema
+from jax_mnist.training import load_checkpoint, save_checkpoint
 from jax_mnist.training.checkpoints import DifferentRunError
 
 
@@ -92,7 +81,7 @@ def test_a_checkpoint_is_the_whole_state(tmp_path, optimizer):
     save_checkpoint(path, state, rows, {"seed": 7, "hidden": (4,)})
     like = jax.eval_shape(lambda: init_state(jax.random.key(0), model, optimizer))
     loaded = load_checkpoint(path, like, {"hidden": (4,), "seed": 7})
-    assert loaded.rows == tuple(rows)
+    assert loaded.records == tuple(rows)
     assert loaded.versions["jax"] == jax.__version__
     assert jax.tree.structure(loaded.state) == jax.tree.structure(state)
     assert (jax.random.bits(loaded.state.key, (9,)) == jax.random.bits(state.key, (9,))).all()

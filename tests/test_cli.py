@@ -12,10 +12,11 @@ import safetensors.numpy
 from PIL import Image
 from test_sources import write_directory
 
-from jax_mnist import class_probabilities, load
+from jax_mnist import load
 from jax_mnist.__main__ import main
 from jax_mnist.cli import evaluate, export, predict, report, train
 from jax_mnist.data.formats.idx import write_idx
+from jax_mnist.metrics import class_probabilities
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

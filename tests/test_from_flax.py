@@ -196,6 +196,13 @@ def test_apply_has_no_random_primitive(model):
         assert any("random" in name for name in primitives(jaxpr))
 
 
+@pytest.mark.parametrize("model", [flax_mlp((784, 4, 1)), cnn((2,), (3,), ())], ids=["flax_mlp", "cnn"])
+def test_parameters_are_float64_in_x64_mode_even_if_the_model_is_older(model, x64):
+    params = model.init(jax.random.key(0))
+    logits = model.apply(params, jnp.ones((2, 784)))
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, logits))} == {jnp.dtype("float64")}
+
+
 def test_randomness_is_new_at_each_step_and_a_function_of_the_key(tiny):
     learner = DROPPED._replace(augment=random_shift)
     whole, history = fit(jax.random.key(0), learner, tiny, epochs=4)

@@ -115,7 +115,7 @@ def make_checkpoint():
 
 def parse_checkpoint(path):
     found = load_checkpoint(path, {"params": PARAMS, "key": jax.random.key(1)}, {"seed": 0})
-    return len(jax.tree.leaves(found.state)) == 5 and all(isinstance(record, EpochRecord) for record in found.rows)
+    return len(jax.tree.leaves(found.state)) == 5 and all(isinstance(record, EpochRecord) for record in found.records)
 
 
 def make_png():

@@ -9,15 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jax_mnist import (
-    Layer,
-    flax_mlp,
-    from_flax,
-    from_state_dict,
-    init_params,
-    mlp,
-    to_state_dict,
-)
+from jax_mnist import Layer, flax_mlp, from_flax, from_state_dict, init_params, mlp, to_state_dict
 
 SIZES = (784, 30, 1)
 

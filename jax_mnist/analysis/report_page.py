@@ -1,4 +1,4 @@
-"""The page of a report: headings, tables and embedded pictures as HTML."""
+"""HTML page of a report: headings, tables and embedded pictures."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ from .interpret import Example, Interpretation
 
 
 def report_page(
-    findings: Interpretation,
+    interpretation: Interpretation,
     splits: Splits,
     classes: Sequence[str],
     title: str,
@@ -28,22 +28,22 @@ def report_page(
     history: History | None,
     figures_file: str,
 ) -> str:
-    """The page as text; `figures_file` is the name of the file of the same figures that it mentions."""
-    metrics, right = findings.metrics, int(np.trace(findings.confusion))
+    """Return the page as text; its footer refers to `figures_file`, the file with the same numbers."""
+    metrics, correct = interpretation.metrics, int(np.trace(interpretation.confusion))
     numbers = {
         "accuracy": f"{float(metrics.accuracy):.4f}",
-        "wrong": f"{int(metrics.count) - right:,} of {int(metrics.count):,}",
+        "errors": f"{int(metrics.count) - correct:,} of {int(metrics.count):,}",
         "loss": f"{float(metrics.loss):.4f}",
-        "calibration error": f"{float(findings.calibration.error):.4f}",
+        "calibration error": f"{float(interpretation.calibration.error):.4f}",
     }
     curves = "" if history is None else _chart(plots.curves(history), "Loss and accuracy after every epoch")
     sections = [
         ("Training", "", f'<div class="beside">{_definitions(about, "about")}{curves}</div>'),
-        ("Classes", _CLASSES, f'<div class="beside">{_confusion(findings, classes)}</div>'),
-        ("Top losses", _TOP_LOSSES, _digits(findings.top_losses, splits.valid, classes, _loss)),
-        ("Calibration", _CALIBRATION, f'<div class="beside">{_reliability(findings)}</div>'),
-        ("What teaches most", _TEACH, f'<div class="beside">{_teachers(findings, splits, classes)}</div>'),
-        ("What looks mislabelled", _DOUBT, _digits(findings.look_mislabelled, splits.train, classes, _doubt)),
+        ("Classes", _CLASSES, f'<div class="beside">{_confusion(interpretation, classes)}</div>'),
+        ("Top losses", _TOP_LOSSES, _digits(interpretation.top_losses, splits.valid, classes, _loss)),
+        ("Calibration", _CALIBRATION, f'<div class="beside">{_reliability(interpretation)}</div>'),
+        ("Largest gradients", _GRADIENTS, f'<div class="beside">{_gradients(interpretation, splits, classes)}</div>'),
+        ("Likely mislabeled", _MISLABELED, _digits(interpretation.likely_mislabeled, splits.train, classes, _label)),
     ]
     body = "\n".join(
         f"<section>\n<h2>{heading}</h2>\n{f'<p>{text}</p>' if text else ''}\n{content}\n</section>"
@@ -67,31 +67,31 @@ def report_page(
 <main>
 {body}
 </main>
-<footer><p>Written by jax_mnist. The same figures are in {figures_file}.</p></footer>
+<footer><p>Written by jax_mnist. {figures_file} contains the same numbers.</p></footer>
 </body>
 </html>
 """
 
 
 _CLASSES = (
-    "A row is a label, a column what the model made of it; right answers are on the diagonal, and a cell is the "
-    "redder the larger its share of its row. Precision is the share of a class's predictions that are right, recall "
-    "the share of its images that are found."
+    "Rows are labels, columns are predictions, and correct predictions are on the diagonal. A cell is darker red the "
+    "larger its fraction of the row. Precision is the fraction of a class's predictions that are correct, recall the "
+    "fraction of its images that are predicted correctly."
 )
 _TOP_LOSSES = (
-    "The validation images on which the model's loss is largest: what it predicted, the label, and how sure it was."
+    "The validation images with the largest loss, each with the prediction, the label and the model's confidence."
 )
 _CALIBRATION = (
-    "A calibrated model that says 90% is right nine times in ten: its bars end on the diagonal. Bars below it are "
-    "overconfidence. A bar's shade is the share of the validation images in it."
+    "A calibrated model with a confidence of 90% is correct nine times in ten: its bars end on the diagonal. Bars "
+    "below the diagonal mean overconfidence. A bar is darker the more validation images it contains."
 )
-_TEACH = (
-    "The training images whose own gradient is largest: each would change the model more than the others. The curve "
-    "says how few of them hold how much of all."
+_GRADIENTS = (
+    "The training images whose own loss has the largest gradient: these would change the model most. The curve shows "
+    "the fraction of all gradient norms that the largest ones make up."
 )
-_DOUBT = (
-    "The training images whose label the trained model believes least. A wrong label looks like this; so does a digit "
-    "written like another."
+_MISLABELED = (
+    "The training images whose label has the lowest probability under the trained model. Some have a wrong label, "
+    "others are digits written like another digit."
 )
 
 
@@ -100,36 +100,38 @@ def _definitions(values: Mapping[str, Any], kind: str) -> str:
     return f'<dl class="{kind}">{rows}</dl>'
 
 
-def _confusion(findings: Interpretation, classes: Sequence[str]) -> str:
-    picture = _chart(plots.confusion_matrix(findings.confusion, classes), "Confusion matrix")
-    figures = zip(classes, *map(np.asarray, findings.per_class), strict=True)
-    per_class = [(name, f"{count:,}", _share(precision), _share(recall)) for name, count, precision, recall in figures]
-    pairs = [(classes[label], classes[other], f"{count:,}") for label, other, count in findings.confused[:10]]
+def _confusion(interpretation: Interpretation, classes: Sequence[str]) -> str:
+    picture = _chart(plots.confusion_matrix(interpretation.confusion, classes), "Confusion matrix")
+    per_class = [
+        (name, f"{count:,}", _fraction(precision), _fraction(recall))
+        for name, count, precision, recall in zip(classes, *map(np.asarray, interpretation.per_class), strict=True)
+    ]
+    pairs = [
+        (classes[pair.label], classes[pair.predicted], f"{pair.count:,}") for pair in interpretation.most_confused[:10]
+    ]
     return (
         picture
-        + _table("By class", ("class", "images", "precision", "recall"), per_class)
+        + _table("Per class", ("class", "images", "precision", "recall"), per_class)
         + _table("Most confused", ("label", "predicted", "images"), pairs)
     )
 
 
-def _reliability(findings: Interpretation) -> str:
-    counts, confidence, accuracy, _ = map(np.asarray, findings.calibration)
+def _reliability(interpretation: Interpretation) -> str:
+    counts, confidence, accuracy, _ = map(np.asarray, interpretation.calibration)
     rows = [
         (
             f"{i / len(counts):.2f} to {(i + 1) / len(counts):.2f}",
             f"{counts[i]:,}",
-            _share(confidence[i]),
-            _share(accuracy[i]),
+            _fraction(confidence[i]),
+            _fraction(accuracy[i]),
         )
         for i in np.flatnonzero(counts)
     ]
-    headings = ("confidence", "images", "its mean", "share right")
-    return _chart(plots.reliability(findings.calibration), "Reliability diagram") + _table(
-        "By confidence", headings, rows
-    )
+    picture = _chart(plots.reliability(interpretation.calibration), "Reliability diagram")
+    return picture + _table("By confidence", ("confidence", "images", "mean confidence", "accuracy"), rows)
 
 
-def _share(value: Any) -> str:
+def _fraction(value: Any) -> str:
     return "none" if math.isnan(value) else f"{value:.4f}"
 
 
@@ -142,9 +144,11 @@ def _table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]])
     return f"<table><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>\n"
 
 
-def _teachers(findings: Interpretation, splits: Splits, classes: Sequence[str]) -> str:
-    curve = _chart(plots.gradient_norms(findings.gradient_norms), "Share of all gradient norms by share of images")
-    return curve + _digits(findings.teach_most, splits.train, classes, _norm)
+def _gradients(interpretation: Interpretation, splits: Splits, classes: Sequence[str]) -> str:
+    curve = plots.gradient_norms(interpretation.gradient_norms)
+    return _chart(curve, "Fraction of all gradient norms by fraction of images") + _digits(
+        interpretation.largest_gradients, splits.train, classes, _norm
+    )
 
 
 def _loss(value: float) -> str:
@@ -155,7 +159,7 @@ def _norm(value: float) -> str:
     return f"norm {value:.2f}"
 
 
-def _doubt(value: float) -> str:
+def _label(value: float) -> str:
     return f"label {value:.1%}" if value >= 0.001 else "label below 0.1%"
 
 
@@ -163,11 +167,12 @@ def _digits(
     examples: Sequence[Example], dataset: Dataset, classes: Sequence[str], describe: Callable[[float], str]
 ) -> str:
     items = []
-    for place, label, predicted, probability, value in examples:
+    for index, label, predicted, probability, value in examples:
         guess, truth = escape(classes[predicted]), escape(classes[label])
-        said = f"<b>{guess}</b>" if label == predicted else f'<b class="wrong">{guess}, not {truth}</b>'
-        lines = f"{said}<br>{probability:.1%} sure<br>{describe(value)}<br>#{place}"
-        picture = f'<img src="{_png(dataset.images[place])}" width="84" height="84" alt="image {place}, a {truth}">'
+        heading = f"<b>{guess}</b>" if label == predicted else f'<b class="wrong">{guess}, not {truth}</b>'
+        lines = f"{heading}<br>{probability:.1%} sure<br>{describe(value)}<br>#{index}"
+        source = _png(dataset.images[index])
+        picture = f'<img src="{source}" width="84" height="84" alt="image {index}, label {truth}">'
         items.append(f"<li><figure>{picture}<figcaption>{lines}</figcaption></figure></li>")
     return '<ul class="digits">\n' + "\n".join(items) + "\n</ul>\n"
 
@@ -188,7 +193,7 @@ def _data(kind: str, contents: bytes) -> str:
 
 
 def _svg(ax: Axes) -> str:
-    """The figure of these axes as an SVG document without a date, the same for the same figure; it is then closed."""
+    """Return the figure of these axes as SVG, and close it. Equal figures give equal bytes: no date, a fixed salt."""
     figure: Any = ax.figure
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "jax_mnist"}):

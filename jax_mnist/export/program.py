@@ -1,7 +1,7 @@
-"""A trained model as one portable file: the compiled program with the weights inside, run without the model's code.
+"""Export of a trained model as one portable file: a serialized StableHLO program that contains the weights.
 
-The file is a plain zip archive with two entries, `program` and `about.json`. A process that has jax and flatbuffers
-alone runs it in these lines:
+The file is a plain zip archive with two entries, `program` and `about.json`. Running it needs only jax and flatbuffers,
+not the model's code:
 
     import json, zipfile
     import jax.export
@@ -33,7 +33,7 @@ _PROGRAM, _ABOUT, _FORMAT = "program", "about.json", "jax_mnist model, version 1
 
 
 class ExportedModel(NamedTuple):
-    """A model read from a file: `logits(images uint8 [b, *image_shape]) -> [b, c]`, and the name of each class."""
+    """A loaded model: `logits(images uint8 [b, *image_shape]) -> [b, c]`, the class names, and the image shape."""
 
     logits: Callable[[Any], Any]
     classes: tuple[str, ...]
@@ -43,13 +43,13 @@ class ExportedModel(NamedTuple):
 def export_model(
     path: str | Path, model: Model, params: Params, classes: Sequence[str], image_shape: Sequence[int] = (28, 28)
 ) -> None:
-    """Write a trained model as one file that runs on a CPU, a CUDA GPU or a TPU without its code.
+    """Write a trained model as one file that runs on a CPU, a CUDA GPU or a TPU without the model's code.
 
-    The file holds the program as StableHLO with the parameters as constants, from images uint8 `[b, *image_shape]` in
-    0..255 to the logits float [b, c] of `model.apply(params, x)`, for any batch size b of 1 or more, and the
-    `classes`, the name of each label. A file that was there is replaced in one step. JAX promises that releases of
-    the next six months read it. Raises ValueError where the classes do not fit the logits, OSError where it cannot
-    be written.
+    The file holds a StableHLO program with the parameters as constants, and `classes`, the name of each label. The
+    program maps images uint8 `[b, *image_shape]` in 0..255 to the logits float [b, c] of `model.apply(params, x)`, for
+    any batch size b of at least 1. Replaces an existing file atomically. JAX guarantees that its releases of the next
+    six months can read the file. Raises ValueError if the number of classes does not match the logits, and OSError if
+    the file cannot be written.
 
     >>> import tempfile
     >>> from jax_mnist import linear
@@ -70,43 +70,40 @@ def export_model(
     about = {"format": _FORMAT, "classes": list(classes), "jax": jax.__version__}
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
         for name, contents in ((_PROGRAM, bytes(exported.serialize())), (_ABOUT, json.dumps(about, indent=2))):
-            file.writestr(zipfile.ZipInfo(name), contents)  # a ZipInfo has no time: the same model, the same bytes
+            file.writestr(zipfile.ZipInfo(name), contents)  # no timestamp, so the same model gives the same bytes
 
 
 def load_exported(path: str | Path) -> ExportedModel:
     """Read a file that `export_model` wrote.
 
-    A file is a program: load those alone that come from people you trust. Raises FileNotFoundError where there is
-    no file, ValueError, naming it, where it is damaged, cut short or something else.
+    The file contains a program: only load files you trust. Raises FileNotFoundError if the file does not exist, and
+    ValueError, naming the file, if it is damaged, truncated or not an exported model.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected an exported model (.jaxexport)")
-    with name_parse_errors(path, "exported model"):
-        program, about = _read(Path(path))
+    with name_parse_errors(path, "exported model"), zipfile.ZipFile(path) as file:
+        for entry in file.infolist():
+            # A few bytes can declare, or unpack to, more than fits in memory: check before reading.
+            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size > Path(path).stat().st_size:
+                raise ValueError(
+                    f"{entry.filename} declares {entry.file_size:,} bytes but is compressed, or the archive is shorter"
+                )
+        about = json.loads(file.read(_ABOUT))
         if about["format"] != _FORMAT:
-            raise ValueError(f"its format is {about['format']!r}; expected {_FORMAT!r}")
+            raise ValueError(f"the format must be {_FORMAT!r}, got {about['format']!r}")
         classes = tuple(map(str, about["classes"]))
-        exported = jax.export.deserialize(program)
+        exported = jax.export.deserialize(bytearray(file.read(_PROGRAM)))
         return ExportedModel(exported.call, classes, _image_shape(exported, classes))
 
 
-def _read(path: Path) -> tuple[bytearray, dict[str, Any]]:
-    with zipfile.ZipFile(path) as file:
-        for entry in file.infolist():
-            # Then a few bytes cannot announce, or unpack to, more than there is memory for.
-            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size > path.stat().st_size:
-                raise ValueError(f"{entry.filename} announces {entry.file_size:,} bytes that are not there")
-        return bytearray(file.read(_PROGRAM)), json.loads(file.read(_ABOUT))
-
-
 def _image_shape(exported: jax.export.Exported, classes: tuple[str, ...]) -> tuple[int, ...]:
-    """The images' shape, once it is clear that the program takes images and gives a logit for each class."""
+    """Return the shape of one image, after checking that the program maps images to one logit per class."""
     inputs, outputs = exported.in_avals, exported.out_avals
     if len(inputs) != 1 or inputs[0].dtype != jnp.uint8 or len(outputs) != 1 or len(outputs[0].shape) != 2:
-        raise ValueError(f"the program maps {inputs} to {outputs}; expected images uint8 [b, ...] to logits [b, c]")
+        raise ValueError(f"the program must map images uint8 [b, ...] to logits [b, c], got {inputs} to {outputs}")
     if len(classes) != max(outputs[0].shape[1], 2):
-        raise ValueError(f"{outputs[0].shape[1]} column(s) of logits do not fit the classes {classes}")
+        raise ValueError(f"classes must match the {outputs[0].shape[1]} column(s) of logits, got {classes}")
     shape = tuple(inputs[0].shape[1:])
     if not all(isinstance(side, int) for side in shape):
-        raise ValueError(f"the program's images have no fixed shape but {shape}")
+        raise ValueError(f"the program's images must have a fixed shape, got {shape}")
     return shape

@@ -1,4 +1,4 @@
-"""Parameters to and from PyTorch: a model's `state_dict` in our layouts and back. PyTorch is not imported."""
+"""Conversion of parameters between our layouts and a PyTorch `state_dict`. PyTorch is not imported."""
 
 import itertools
 import math
@@ -12,25 +12,25 @@ from jax.tree_util import DictKey, SequenceKey
 
 from ..types import Params
 
-_ENTRY = {"weights": "weight", "kernel": "weight", "bias": "bias"}
-"""What our leaves are called in PyTorch."""
+_TORCH_NAMES = {"weights": "weight", "kernel": "weight", "bias": "bias"}
+"""The PyTorch name for each name of our leaves."""
 
-_IN_ORDER = "expected convolutions, then dense layers, in PyTorch's order: give names={ours: PyTorch's} in it"
+_EXPECTED_ORDER = "expected convolutions, then dense layers: pass names={ours: PyTorch's} in PyTorch's order"
 
 Path = tuple[Any, ...]
 
 
 class _Entry(NamedTuple):
-    """One array on both sides: its name in the state_dict, its place in our pytree, its shape there and here.
+    """One array: its name and shape in the state_dict, and its path and shape in our pytree.
 
-    Weights are also seen as a convolution's, `kernel` [o, i, h, w]: a dense layer is one over its whole input.
+    For weights, `kernel_shape` is [o, i, h, w], as for a convolution: a dense layer is one over its whole input.
     """
 
     name: str
     path: Path
     torch_shape: tuple[int, ...]
     shape: tuple[int, ...]
-    kernel: tuple[int, ...] | None
+    kernel_shape: tuple[int, ...] | None
 
 
 def from_state_dict(
@@ -40,19 +40,19 @@ def from_state_dict(
     names: Mapping[str, str] | None = None,
     feature_map: Sequence[int] | None = None,
 ) -> Params:
-    """Our parameters from those of a PyTorch model: `from_state_dict(module.state_dict(), like)`.
+    """Convert a PyTorch model's `state_dict` to our parameters: `from_state_dict(module.state_dict(), like)`.
 
     `state_dict` maps names such as "0.weight" to tensors, on any device, or NumPy arrays; the model is a chain of
-    convolutions (weight [o, i, h, w]) and linear layers (weight [o, i]). `like` is a pytree of the shapes and
+    convolutions (weight [o, i, h, w]) and linear layers (weight [o, i]). `like` is a pytree with the shapes and
     dtypes to return, such as `jax.eval_shape(model.init, key)`: the layers of `init_params`, or the dicts of a
-    Flax module. Linear weights become [i, o], kernels [h, w, i, o], and the linear layer after a convolution
-    reads the flattened feature map as Flax does, [h, w, c], not as PyTorch does, [c, h, w]. `feature_map` is its
-    (h, w), by default a square; (1, 1) leaves the order as it is.
+    Flax module. Linear weights become [i, o] and kernels [h, w, i, o]. The inputs of the linear layer after a
+    convolution are reordered from PyTorch's flattened feature map, [c, h, w], to Flax's, [h, w, c]. `feature_map` is
+    its (h, w), by default a square; (1, 1) keeps the order.
 
-    Layers meet by name where both sides have the same names, else in order: that in which PyTorch's model was
-    built, and ours in the pytree, where a dict is sorted by name. `names` says otherwise, from ours to PyTorch's:
-    {"hidden": "0", "head": "2"}. Raises ValueError, naming the entry and what was expected, for one that is
-    missing, left over or of another shape, and where layers of one shape could be mixed up.
+    Layers are matched by name if both sides have the same names. Otherwise they are matched in order: the order in
+    which the PyTorch model was built, and the order of our pytree, which sorts dicts by name. `names` overrides this
+    and maps our names to PyTorch's: {"hidden": "0", "head": "2"}. Raises ValueError, naming the entry and what was
+    expected, if an entry is missing, unexpected or of the wrong shape, or if layers of equal shape are ambiguous.
 
     >>> from jax_mnist import Layer
     >>> like = (Layer(np.zeros((2, 1), np.float32), np.zeros(1, np.float32)),)
@@ -61,9 +61,9 @@ def from_state_dict(
     ([[3.0], [4.0]], [5.0])
     """
     layers = _layers(like)
-    theirs = _build_order(list(dict.fromkeys(name.rpartition(".")[0] for name in state_dict)))
-    entries = _entries(layers, _match(layers, theirs, names), feature_map)
-    arrays = _checked(state_dict, entries)
+    torch_layers = _build_order(list(dict.fromkeys(name.rpartition(".")[0] for name in state_dict)))
+    entries = _entries(layers, _match(layers, torch_layers, names), feature_map)
+    arrays = _checked_arrays(state_dict, entries)
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     ours = {entry.path: _to_ours(array, entry) for entry, array in zip(entries, arrays, strict=True)}
     return jax.tree.unflatten(structure, [jnp.asarray(ours[path].astype(leaf.dtype)) for path, leaf in leaves])
@@ -72,14 +72,14 @@ def from_state_dict(
 def to_state_dict(
     params: Params, *, names: Mapping[str, str] | None = None, feature_map: Sequence[int] | None = None
 ) -> dict[str, np.ndarray]:
-    """A PyTorch model's `state_dict` from our parameters, as NumPy arrays: the way back of `from_state_dict`.
+    """Convert our parameters to a PyTorch `state_dict` of NumPy arrays, the inverse of `from_state_dict`.
 
     `module.load_state_dict({name: torch.from_numpy(array) for name, array in to_state_dict(params).items()})`
-    takes them into a module. Layers by number, as those of `mlp` and `flax_mlp`, get the names that
-    `nn.Sequential` gives them with a ReLU after each, "0", "2", "4"; others keep their own. `names` says
-    otherwise, from ours to PyTorch's and in PyTorch's order: {"conv1": "0", "conv2": "3", "head": "7"}.
-    `feature_map` is that of `from_state_dict`. Raises ValueError, naming the layer, for parameters that are no
-    chain of convolutions and then dense layers.
+    loads them into a module. Numbered layers, such as those of `mlp` and `flax_mlp`, get the names that
+    `nn.Sequential` gives them with a ReLU after each layer: "0", "2", "4". Other layers keep their names. `names`
+    overrides this and maps our names to PyTorch's, in PyTorch's order: {"conv1": "0", "conv2": "3", "head": "7"}.
+    `feature_map` is that of `from_state_dict`. Raises ValueError, naming the layer, if the parameters are not a
+    chain of convolutions followed by dense layers.
 
     >>> from jax_mnist import init_params
     >>> state_dict = to_state_dict(init_params(jax.random.key(0), (784, 30, 1)))
@@ -87,38 +87,39 @@ def to_state_dict(
     {'0.weight': (30, 784), '0.bias': (30,), '2.weight': (1, 30), '2.bias': (1,)}
     """
     layers = _layers(params)
-    entries = _entries(layers, _check_names(layers, _sequential(layers) if names is None else names), feature_map)
+    names = _sequential_names(layers) if names is None else _check_names(layers, names)
+    entries = _entries(layers, names, feature_map)
     leaves = dict(jax.tree_util.tree_flatten_with_path(jax.device_get(params))[0])
     return {entry.name: _to_torch(leaves[entry.path], entry) for entry in entries}
 
 
 def _to_ours(array: np.ndarray, entry: _Entry) -> np.ndarray:
-    if entry.kernel is not None:
-        array = array.reshape(entry.kernel).transpose(2, 3, 1, 0)
+    if entry.kernel_shape is not None:
+        array = array.reshape(entry.kernel_shape).transpose(2, 3, 1, 0)
     return array.reshape(entry.shape)
 
 
 def _to_torch(array: np.ndarray, entry: _Entry) -> np.ndarray:
-    if entry.kernel is not None:
-        o, i, h, w = entry.kernel
+    if entry.kernel_shape is not None:
+        o, i, h, w = entry.kernel_shape
         array = array.reshape(h, w, i, o).transpose(3, 2, 0, 1)
-    return array.reshape(entry.torch_shape).copy()  # copied, since torch.from_numpy warns of read-only arrays
+    return array.reshape(entry.torch_shape).copy()  # torch.from_numpy warns about read-only arrays
 
 
 Layers = dict[str, dict[str, tuple[Path, tuple[int, ...]]]]
-"""Our layers by name, each with the path and shape of its weight and bias."""
+"""Our layers by name: for "weight" and "bias", the path and shape of the leaf."""
 
 
 def _layers(tree: Params) -> Layers:
     layers: Layers = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         *layer, last = (jax.tree_util.keystr((key,), simple=True) for key in path)
-        if last not in _ENTRY:
-            raise ValueError(f"{'.'.join([*layer, last])}: expected layers of weights (or kernel) and bias alone")
-        layers.setdefault(".".join(layer), {})[_ENTRY[last]] = (path, tuple(leaf.shape))
+        if last not in _TORCH_NAMES:
+            raise ValueError(f"{'.'.join([*layer, last])}: expected layers with only weights (or kernel) and bias")
+        layers.setdefault(".".join(layer), {})[_TORCH_NAMES[last]] = (path, tuple(leaf.shape))
     for name, arrays in layers.items():
         if len(arrays.get("weight", ((), ()))[1]) not in (2, 4):
-            raise ValueError(f"layer {name!r}: expected weights [i, o] or [h, w, i, o], not {_shapes(arrays)}")
+            raise ValueError(f"layer {name!r} must have weights [i, o] or [h, w, i, o], got {_shapes(arrays)}")
     return layers
 
 
@@ -127,7 +128,7 @@ def _shapes(arrays: Mapping[str, tuple[Path, tuple[int, ...]]]) -> str:
 
 
 def _build_order(names: list[str]) -> list[str]:
-    """nn.Sequential numbers its layers as it was built; a file may have sorted them as text, "10" before "2"."""
+    """Sort the numbered layers of an nn.Sequential by number: a file may list them as text, "10" before "2"."""
     ends = [name.rpartition(".")[2] for name in names]
     one_parent = len({name.rpartition(".")[0] for name in names}) == 1
     if one_parent and all(end.isdecimal() for end in ends):
@@ -135,36 +136,37 @@ def _build_order(names: list[str]) -> list[str]:
     return names
 
 
-def _match(layers: Layers, theirs: list[str], names: Mapping[str, str] | None) -> dict[str, str]:
-    """PyTorch's name for each of our layers, in PyTorch's order."""
-    if names is not None or layers.keys() == set(theirs):
+def _match(layers: Layers, torch_layers: list[str], names: Mapping[str, str] | None) -> dict[str, str]:
+    """Return PyTorch's name for each of our layers, in PyTorch's order."""
+    if names is not None or layers.keys() == set(torch_layers):
         chosen = {name: name for name in layers} if names is None else _check_names(layers, names)
-        place = {name: i for i, name in enumerate(theirs)}
-        return dict(sorted(chosen.items(), key=lambda pair: place.get(pair[1], len(theirs))))
-    if len(layers) != len(theirs):
+        positions = {name: i for i, name in enumerate(torch_layers)}
+        return dict(sorted(chosen.items(), key=lambda pair: positions.get(pair[1], len(torch_layers))))
+    if len(layers) != len(torch_layers):
         expected = "; ".join(f"{name} with {_shapes(arrays)}" for name, arrays in layers.items())
         raise ValueError(
-            f"the state_dict holds {len(theirs)} layers ({', '.join(theirs)}); expected {len(layers)}, "
+            f"the state_dict holds {len(torch_layers)} layers ({', '.join(torch_layers)}); expected {len(layers)}, "
             f"of our shapes: {expected}"
         )
-    _check_order_is_known(layers)
-    return dict(zip(layers, theirs, strict=True))
+    _check_unambiguous(layers)
+    return dict(zip(layers, torch_layers, strict=True))
 
 
 def _check_names(layers: Layers, names: Mapping[str, str]) -> Mapping[str, str]:
     if names.keys() != layers.keys() or len(set(names.values())) < len(names):
-        raise ValueError(f"names must give each of the layers {sorted(layers)} a name of its own, not {dict(names)}")
+        raise ValueError(f"names must map each of the layers {sorted(layers)} to a distinct name, got {dict(names)}")
     return names
 
 
-def _check_order_is_known(layers: Layers) -> None:
-    for (one, first), (other, second) in itertools.combinations(layers.items(), 2):
-        (path, shape), (other_path, other_shape) = first["weight"], second["weight"]
-        where_they_part = next(keys for keys in zip(path, other_path, strict=False) if keys[0] != keys[1])
-        if shape == other_shape and not all(map(_is_number, where_they_part)):
+def _check_unambiguous(layers: Layers) -> None:
+    """Check that layers of equal shape are numbered: the alphabetical order of names is not the order of a net."""
+    for (name, arrays), (other_name, other_arrays) in itertools.combinations(layers.items(), 2):
+        (path, shape), (other_path, other_shape) = arrays["weight"], other_arrays["weight"]
+        differing_keys = next(keys for keys in zip(path, other_path, strict=False) if keys[0] != keys[1])
+        if shape == other_shape and not all(map(_is_number, differing_keys)):
             raise ValueError(
-                f"the layers {one!r} and {other!r} have one shape, {list(shape)}, and their names do not say which "
-                "comes first in PyTorch: give names={ours: PyTorch's}"
+                f"the layers {name!r} and {other_name!r} have the same shape, {list(shape)}, and their names do not "
+                "tell which comes first in PyTorch: pass names={ours: PyTorch's}"
             )
 
 
@@ -172,63 +174,61 @@ def _is_number(key: Any) -> bool:
     return isinstance(key, SequenceKey) or (isinstance(key, DictKey) and isinstance(key.key, int))
 
 
-def _sequential(layers: Layers) -> dict[str, str]:
+def _sequential_names(layers: Layers) -> dict[str, str]:
     paths = [arrays["weight"][0] for arrays in layers.values()]
     numbered = all(len(path) > 1 and _is_number(path[-2]) and path[:-2] == paths[0][:-2] for path in paths)
     return {name: str(2 * i) if numbered else name for i, name in enumerate(layers)}
 
 
 def _entries(layers: Layers, names: Mapping[str, str], feature_map: Sequence[int] | None) -> list[_Entry]:
-    entries, before = [], None
-    for our_name, their_name in names.items():
+    entries, previous = [], None
+    for our_name, torch_name in names.items():
         for name in sorted(layers[our_name], reverse=True):  # "weight", then "bias", as in PyTorch
             path, shape = layers[our_name][name]
-            kernel = _kernel(their_name, shape, before, feature_map) if name == "weight" else None
-            torch_shape = shape if kernel is None else kernel if len(shape) == 4 else shape[::-1]
-            entries.append(_Entry(f"{their_name}.{name}".lstrip("."), path, torch_shape, shape, kernel))
-        before = layers[our_name]["weight"][1]
+            kernel_shape = _kernel_shape(torch_name, shape, previous, feature_map) if name == "weight" else None
+            torch_shape = shape if kernel_shape is None else kernel_shape if len(shape) == 4 else shape[::-1]
+            entries.append(_Entry(f"{torch_name}.{name}".lstrip("."), path, torch_shape, shape, kernel_shape))
+        previous = layers[our_name]["weight"][1]
     return entries
 
 
-def _kernel(
-    name: str, shape: tuple[int, ...], before: tuple[int, ...] | None, feature_map: Sequence[int] | None
+def _kernel_shape(
+    name: str, shape: tuple[int, ...], previous: tuple[int, ...] | None, feature_map: Sequence[int] | None
 ) -> tuple[int, ...]:
-    """A layer's weights as a convolution's [o, i, h, w], from our shape and that of the layer before it."""
+    """Return the shape of a layer's weights as a convolution, [o, i, h, w], given the previous layer's weight shape."""
     *window, inputs, outputs = shape
-    if window or before is None:
-        if window and before is not None and len(before) == 2:
-            raise ValueError(f"layer {name!r} is a convolution after a dense layer; {_IN_ORDER}")
+    if window or previous is None:
+        if window and previous is not None and len(previous) == 2:
+            raise ValueError(f"layer {name!r} is a convolution after a dense layer; {_EXPECTED_ORDER}")
         return outputs, inputs, *(window or (1, 1))
-    channels = before[-1]
-    if len(before) == 4:
+    channels = previous[-1]
+    if len(previous) == 4:
         h, w = feature_map or [math.isqrt(inputs // channels)] * 2
         if h * w * channels != inputs and (feature_map is None or h * w != 1):
             raise ValueError(
-                f"layer {name!r} takes {inputs} values from a convolution of {channels} channels; expected "
-                f"{channels} * h * w of them, with h and w equal or given as feature_map=(h, w)"
+                f"layer {name!r} takes {inputs} values from a convolution with {channels} channels; expected "
+                f"{channels} * h * w of them, with h and w equal or passed as feature_map=(h, w)"
             )
         return outputs, inputs // (h * w), h, w
     if channels != inputs:
-        raise ValueError(f"layer {name!r} takes {inputs} values, the one before it gives {channels}; {_IN_ORDER}")
+        raise ValueError(f"layer {name!r} takes {inputs} values, the previous gives {channels}; {_EXPECTED_ORDER}")
     return outputs, inputs, 1, 1
 
 
-def _checked(state_dict: Mapping[str, Any], entries: list[_Entry]) -> list[np.ndarray]:
+def _checked_arrays(state_dict: Mapping[str, Any], entries: list[_Entry]) -> list[np.ndarray]:
     expected = {entry.name: entry.torch_shape for entry in entries}
     if missing := [f"{name} {list(shape)}" for name, shape in expected.items() if name not in state_dict]:
         raise ValueError(f"the state_dict has no {', '.join(missing)}; it holds {', '.join(state_dict)}")
     if extra := [name for name in state_dict if name not in expected]:
-        raise ValueError(f"the state_dict holds {', '.join(extra)}, which has no place; expected {', '.join(expected)}")
-    arrays = [_as_array(name, state_dict[name]) for name in expected]
-    for array, (name, shape) in zip(arrays, expected.items(), strict=True):
+        raise ValueError(f"the state_dict holds unexpected {', '.join(extra)}; expected only {', '.join(expected)}")
+    arrays = []
+    for name, shape in expected.items():
+        value = state_dict[name]
+        # NumPy has no bfloat16. A double holds every value exactly, so only the cast to `like`'s dtype can round.
+        array = np.asarray(value.detach().cpu().double() if hasattr(value, "detach") else value)
+        if not np.issubdtype(array.dtype, np.number):
+            raise ValueError(f"the state_dict's {name} must be a tensor or numeric array, got {type(value).__name__}")
         if array.shape != shape:
-            raise ValueError(f"the state_dict's {name} is {list(array.shape)}; expected {list(shape)}")
+            raise ValueError(f"the state_dict's {name} must be {list(shape)}, got {list(array.shape)}")
+        arrays.append(array)
     return arrays
-
-
-def _as_array(name: str, value: Any) -> np.ndarray:
-    # .double() since NumPy has no bfloat16; the way to the dtype of `like` is exact
-    array = np.asarray(value.detach().cpu().double() if hasattr(value, "detach") else value)
-    if not np.issubdtype(array.dtype, np.number):
-        raise ValueError(f"the state_dict's {name} is {type(value).__name__}; expected a tensor or an array of numbers")
-    return array

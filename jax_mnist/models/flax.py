@@ -147,7 +147,8 @@ def _update_of(path: Any, is_statistic: bool, before: Array, after: Array) -> Ar
 class Mlp(nnx.Module):
     """Linear layers with ReLUs between them: x [b, sizes[0]] -> logits [b, sizes[-1]]."""
 
-    def __init__(self, sizes: Sequence[int], dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, sizes: Sequence[int], rngs: nnx.Rngs):
+        dtype = jnp.result_type(float)  # float64 if JAX's x64 mode is on when the parameters are made
         self.layers = nnx.List([nnx.Linear(i, o, param_dtype=dtype, rngs=rngs) for i, o in itertools.pairwise(sizes)])
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b c"]:
@@ -168,15 +169,15 @@ class Cnn(nnx.Module):
         classes: int,
         image_shape: Sequence[int],
         padding: str,
-        dtype: Any,
         rngs: nnx.Rngs,
     ):
+        dtype = jnp.result_type(float)
         channels = zip(itertools.pairwise((image_shape[2], *filters)), kernels, strict=True)
         self.convolutions = nnx.List(
             [Conv(i, o, (k, k), padding=padding, param_dtype=dtype, rngs=rngs) for (i, o), k in channels]
         )
         height, width = (_pooled_side(side, kernels, padding) for side in image_shape[:2])
-        self.dense = Mlp((height * width * filters[-1], *hidden, classes), dtype, rngs)
+        self.dense = Mlp((height * width * filters[-1], *hidden, classes), rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
         for convolution in self.convolutions:
@@ -202,12 +203,12 @@ def flax_mlp(sizes: Sequence[int]) -> Model:
     """
     sizes = tuple(map(operator.index, sizes))
     check_sizes(sizes)
-    return _flax_mlp(sizes, jnp.result_type(float))
+    return _flax_mlp(sizes)
 
 
 @functools.cache
-def _flax_mlp(sizes: tuple[int, ...], dtype: Any) -> Model:
-    return from_flax(functools.partial(Mlp, sizes, dtype))
+def _flax_mlp(sizes: tuple[int, ...]) -> Model:
+    return from_flax(functools.partial(Mlp, sizes))
 
 
 def cnn(
@@ -244,7 +245,7 @@ def cnn(
         raise ValueError(f'padding must be "SAME" or "VALID", got {padding!r}')
     if _pooled_side(min(image_shape[:2]), kernels, padding) < 1:
         raise ValueError(f"{len(filters)} convolutions and poolings leave nothing of an image of {image_shape[:2]}")
-    return _cnn(filters, kernels, hidden, int(classes), image_shape, padding, jnp.result_type(float))
+    return _cnn(filters, kernels, hidden, int(classes), image_shape, padding)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Pictures of the chapter. Each function takes arrays and, if given, the axes to draw on, and returns the axes."""
+"""Matplotlib plots. Each function takes arrays, most take the axes to draw on, and all return the axes."""
 
 from .chapter import parabola, tangent
 from .evaluation import confusion_matrix, gradient_norms, reliability

@@ -1,4 +1,4 @@
-"""The chapter's worked example: a function with its slope, and a parabola that fits better step by step."""
+"""Plots of the chapter's worked example: the slope of a function, and a parabola that is fitted step by step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,15 +9,15 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from .axes import BLUE, GREY, RED, axes_or_new
+from .axes import BLUE, GRAY, RED, axes_or_new
 
 
 def tangent(
     function: Callable[[Any], Any], at: float, low: float = -2, high: float = 2, ax: Axes | None = None
 ) -> Axes:
-    """A function of one number with a point on it and the slope there, by `jax.grad`: the chapter's `plot_function`.
+    """Plot a scalar function with its tangent at one point, by `jax.grad`: the chapter's `plot_function`.
 
-    It is drawn from `low` to `high`, the point at `at`.
+    The function is drawn from `low` to `high`, with the point and the tangent at `at`.
 
     >>> tangent(lambda x: x**2, at=-1.0).get_title()
     'f(-1) = 1, slope -2'
@@ -27,7 +27,7 @@ def tangent(
     value, slope = (float(v) for v in jax.value_and_grad(function)(float(at)))
     near = np.array([at - (high - low) / 6, at + (high - low) / 6])
     ax.plot(x, jax.vmap(function)(x), color=BLUE)
-    ax.plot(near, value + slope * (near - at), color=GREY, linestyle="--")
+    ax.plot(near, value + slope * (near - at), color=GRAY, linestyle="--")
     ax.plot([at], [value], "o", color=RED)
     ax.set(xlabel="x", ylabel="f(x)", title=f"f({at:.4g}) = {value:.4g}, slope {slope:.4g}")
     return ax
@@ -36,10 +36,10 @@ def tangent(
 def parabola(
     time: Float[Any, " n"], speed: Float[Any, " n"], fits: Sequence[Float[Any, " n"]], titles: Sequence[str] = ()
 ) -> np.ndarray:
-    """A fit getting better, step by step: the measurements with one curve in each picture.
+    """Plot the steps of a fit side by side, each as a curve through the measurements.
 
-    `time` and `speed` float [n], `fits` one curve [n] for each picture, `titles` one for each or none. Returns
-    the axes, an array [len(fits)].
+    `time` (in s) and `speed` are float [n], `fits` is one curve [n] per plot, `titles` one title per plot or none.
+    Returns the axes, an array [len(fits)].
 
     >>> time = np.arange(3.0)
     >>> parabola(time, time**2, [time, time**2], ["before", "after"]).shape

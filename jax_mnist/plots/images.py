@@ -1,4 +1,4 @@
-"""Images of digits, and what a model makes of them."""
+"""Plots of images, pixel values and predictions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,17 +12,17 @@ from .axes import RED, axes_or_new
 
 
 def digit(image: Num[Any, "h w"], title: str = "", ax: Axes | None = None, limit: float | None = None) -> Axes:
-    """One digit, or any other picture of one channel, dark on light.
+    """Plot one digit, or any other image of one channel, dark on light.
 
-    `image` [h, w], uint8 or float; the lightest value is white. With a `limit` the values have signs, as weights do:
+    `image` is uint8 or float [h, w]; its smallest value is white. With `limit`, the values are signed, such as weights:
     red is `limit` or more, white is 0, blue is -`limit` or less.
 
     >>> digit(np.zeros((28, 28)), title="nothing").get_title()
     'nothing'
     """
     ax = axes_or_new(ax, figsize=(2, 2))
-    colours: dict[str, Any] = {"cmap": "Greys"} if limit is None else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-    ax.imshow(np.asarray(image), **colours)
+    colors: dict[str, Any] = {"cmap": "Greys"} if limit is None else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    ax.imshow(np.asarray(image), **colors)
     ax.set_title(title)
     ax.set_axis_off()
     return ax
@@ -31,10 +31,10 @@ def digit(image: Num[Any, "h w"], title: str = "", ax: Axes | None = None, limit
 def digits(
     images: Num[Any, "n h w"], titles: Sequence[str] = (), columns: int = 10, signed: bool = False
 ) -> np.ndarray:
-    """Several digits side by side, such as the mean of every class, or, `signed`, the weights of several units.
+    """Plot several digits in a grid, such as the mean of each class, or, `signed`, the weights of several units.
 
-    `images` [n, h, w], `titles` one for each image or none. Signed values are red above 0 and blue below, the farthest
-    from 0 the darkest in all pictures alike. Returns the axes, an array [n].
+    `images` is [n, h, w], `titles` one title per image or none. Signed values are red above 0 and blue below 0, with
+    one color scale for all images. Returns the axes, an array [n].
 
     >>> digits(np.zeros((2, 28, 28)), titles=["7", "3"]).shape
     (2,)
@@ -50,7 +50,7 @@ def _grid(count: int, columns: int) -> np.ndarray:
     columns = min(count, columns)
     rows = -(-count // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, 1.6 * rows), squeeze=False)
-    # Room for one line of title above each; a layout that measures the texts takes a second for forty digits.
+    # Leave room for one line of title above each image. A constrained layout takes a second for forty digits.
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.3 / (1.6 * rows), wspace=0.05, hspace=0.25)
     for unused in axes.flat[count:]:
         figure.delaxes(unused)
@@ -58,9 +58,9 @@ def _grid(count: int, columns: int) -> np.ndarray:
 
 
 def pixel_table(image: Integer[Any, "h w"], ax: Axes | None = None) -> Axes:
-    """The numbers of an image, each on the grey that it stands for: the chapter's shaded table.
+    """Plot the pixel values of an image, each on its shade of gray: the chapter's shaded table.
 
-    `image` int [h, w] with pixels in 0..255; a part of a digit, such as rows 4:15 and columns 4:22, reads best.
+    `image` is int [h, w] with pixels in 0..255. A crop, such as rows 4:15 and columns 4:22 of a digit, is most legible.
 
     >>> len(pixel_table(np.array([[0, 255]])).texts)
     2
@@ -78,21 +78,17 @@ def pixel_table(image: Integer[Any, "h w"], ax: Axes | None = None) -> Axes:
 
 
 def predictions(
-    images: Num[Any, "n h w"],
-    predicted: Sequence[str],
-    expected: Sequence[str],
-    columns: int = 10,
+    images: Num[Any, "n h w"], predicted: Sequence[str], expected: Sequence[str], columns: int = 10
 ) -> np.ndarray:
-    """Digits with what a model makes of them; a mistake is titled in red, with what would have been right.
+    """Plot digits with their predicted class; the title of an error is red and also names the expected class.
 
-    `images` [n, h, w], `predicted` and `expected` the names of their classes, [n] each. Returns the axes, an
-    array [n].
+    `images` is [n, h, w]; `predicted` and `expected` are the class names, [n] each. Returns the axes, an array [n].
 
     >>> [ax.get_title() for ax in predictions(np.zeros((2, 28, 28)), ["3", "7"], ["3", "3"])]
     ['3', '7, not 3']
     """
     axes = digits(images, columns=columns)
     for ax, guess, truth in zip(axes, predicted, expected, strict=True):
-        right = guess == truth
-        ax.set_title(guess if right else f"{guess}, not {truth}", color="black" if right else RED, fontsize=10)
+        title, color = (guess, "black") if guess == truth else (f"{guess}, not {truth}", RED)
+        ax.set_title(title, color=color, fontsize=10)
     return axes

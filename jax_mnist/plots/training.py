@@ -1,4 +1,4 @@
-"""Runs: epoch by epoch, against each other, and over learning rates."""
+"""Plots of training: one run, several runs, and a learning-rate sweep."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,15 +14,15 @@ from .axes import BLUE, RED, axes_or_new
 
 
 def curves(history: History, ax: Axes | None = None) -> Axes:
-    """A run epoch by epoch: both losses, and the accuracy on an axis of its own at the right.
+    """Plot both losses of a run per epoch, and its accuracy on a second y-axis at the right.
 
-    >>> rows = [np.arange(1, 4), *np.ones((5, 3))]
-    >>> curves(History(*rows)).get_xlabel()
+    >>> columns = [np.arange(1, 4), *np.ones((5, 3))]
+    >>> curves(History(*columns)).get_xlabel()
     'epoch'
     """
     ax = axes_or_new(ax, figsize=(6.4, 4), layout="constrained")
     right = ax.twinx()
-    marker = "o" if len(history.epoch) == 1 else ""
+    marker = "o" if len(history.epoch) == 1 else ""  # a line through a single point is invisible
     lines = [
         *ax.plot(history.epoch, history.train_loss, color=BLUE, linestyle=":", marker=marker, label="train loss"),
         *ax.plot(history.epoch, history.valid_loss, color=BLUE, marker=marker, label="valid loss"),
@@ -36,12 +36,13 @@ def curves(history: History, ax: Axes | None = None) -> Axes:
 
 
 def runs(histories: Mapping[str, History]) -> np.ndarray:
-    """Several runs over each other, by their names: the validation loss at the left, the accuracy at the right.
+    """Plot the validation loss (left) and the accuracy (right) of several named runs.
 
-    The first is drawn broad and pale, so that an equal one on top of it can be seen. Returns the axes, an array [2].
+    The first run is drawn wide and pale, so that an equal run on top of it stays visible. Returns the axes, an array
+    [2].
 
-    >>> rows = [np.arange(1, 4), *np.ones((5, 3))]
-    >>> [ax.get_ylabel() for ax in runs({"PyTorch": History(*rows), "JAX": History(*rows)})]
+    >>> columns = [np.arange(1, 4), *np.ones((5, 3))]
+    >>> [ax.get_ylabel() for ax in runs({"PyTorch": History(*columns), "JAX": History(*columns)})]
     ['loss', 'accuracy']
     """
     _, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
@@ -65,9 +66,9 @@ def sweep(
     accuracies: Mapping[str, Float[Any, "r s"]],
     ax: Axes | None = None,
 ) -> Axes:
-    """Accuracy against learning rate, one line a model: the mean over seeds, with the standard deviation as bars.
+    """Plot accuracy against learning rate, one line per model: the mean over seeds, with standard deviation bars.
 
-    `learning_rates` [r], `accuracies` [r, s] of s seeds under each model's name; a single seed has no bars.
+    `learning_rates` is [r]; `accuracies` maps each model's name to [r, s], for s seeds. A single seed has no bars.
 
     >>> ax = sweep([0.1, 1.0], {"30 hidden": np.array([[0.97, 0.98], [0.98, 0.99]])})
     >>> ax.get_xscale(), [text.get_text() for text in ax.get_legend().texts]

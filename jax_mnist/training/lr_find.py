@@ -32,7 +32,7 @@ def lr_find(
     The learning rate must be in the optimizer's state, as for `fit_many`: `optax.inject_hyperparams(optax.sgd)(
     learning_rate=0.1)`. The rates are compared by the loss on `splits.valid`, so those must be held-out training
     images, as from `hold_out`. All runs start from the same parameters and see the same batches for `epochs` epochs, 1
-    to 4; `rates` [k] are positive and ascending, by default from 1e-4 to 10. The suggestion is a third of the rate with
+    to 4; `rates` [k] are positive, by default a hundred from 1e-4 to 10. The suggestion is a third of the rate with
     the lowest loss, since the highest rate that still works in a short run fails in a long one.
 
     In fastai's lr_find, in the book's chapter 5, one run's rate rises (Smith 2017, arXiv 1506.01186); here each rate
@@ -49,15 +49,15 @@ def lr_find(
     if not 1 <= epochs <= 4:
         raise ValueError(f"epochs of lr_find must be 1 to 4, got {epochs}")
     rates = np.geomspace(1e-4, 10, 100) if rates is None else np.asarray(rates, float)
-    if rates.size == 0 or not (rates > 0).all():
-        raise ValueError(f"rates must be one or more positive numbers, got {rates.tolist()}")
+    if rates.size == 0 or not ((rates > 0) & np.isfinite(rates)).all():
+        raise ValueError(f"rates must be one or more finite positive numbers, got {rates.tolist()}")
     _, history = fit_many(key, learner, splits, epochs=epochs, learning_rates=rates, chunk=len(rates))
     losses = history.valid_loss[:, -1]
     finite = np.where(np.isfinite(losses), losses, np.inf)
     best = int(finite.argmin())
     if not np.isfinite(finite[best]):
-        raise ValueError(f"no learning rate from {rates[0]:g} to {rates[-1]:g} gives a finite loss")
+        raise ValueError(f"no learning rate from {rates.min():g} to {rates.max():g} gives a finite loss")
     reason = f"a third of {rates[best]:.3g}, which had the lowest loss, {losses[best]:.4f}, after {epochs} epoch(s)"
-    if best == len(rates) - 1:
+    if rates[best] == rates.max():
         reason += "; it is the highest rate tried, and a better one may be above it"
     return LrFindResult(rates, losses, float(rates[best] / 3), reason)

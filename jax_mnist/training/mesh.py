@@ -44,8 +44,8 @@ def shard(tree: Tree, mesh: Mesh | None) -> Tree:
     """Split every array of a pytree along its first axis, whose length the number of devices must divide.
 
     >>> import numpy as np
-    >>> shard(np.ones((2, 3)), data_mesh(jax.devices()[:1])).sharding.spec
-    P(('data',),)
+    >>> shard(np.ones((2, 3)), data_mesh(jax.devices()[:1])).sharding.shard_shape((2, 3))
+    (2, 3)
     """
     return tree if mesh is None else _put(tree, NamedSharding(mesh, P(mesh.axis_names)))
 
