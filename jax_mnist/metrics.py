@@ -137,7 +137,7 @@ def calibration(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "...
 
     `logits` is float [..., c], before the sigmoid or softmax, and `labels` int [...]. The confidence of a prediction is
     the probability of the predicted class; bin i of `bins` holds the confidences in (i/bins, (i+1)/bins]. Returns
-    Calibration, with NaN means in empty bins. Its `error` is |accuracy - confidence| averaged over the bins, weighted
+    Calibration, with NaN means in empty bins. Its `error` is `|accuracy - confidence|` averaged over the bins, weighted
     by their counts: the expected calibration error of Guo et al., "On Calibration of Modern Neural Networks" (2017).
     Raises ValueError if the shapes do not match or `bins` is below 1.
 
