@@ -101,7 +101,7 @@ def parse_params(path):
 
 
 def with_checksum(contents: bytes) -> bytes:
-    span = checkpoints._checksum_place(contents)
+    span = checkpoints._checksum_span(contents)
     if span is None:
         return contents
     return contents[: span[0]] + checkpoints._checksum(contents, span).encode() + contents[span[1] :]

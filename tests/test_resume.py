@@ -90,18 +90,18 @@ def flip(data):
 
 def of_tomorrow(data):
     """Return a complete checkpoint of an unknown format, with its correct checksum."""
-    data = data.replace(b'"format":"jax_mnist checkpoint 1"', b'"format":"of tomorrow"           ')
+    data = data.replace(b'"format":"jax_mnist checkpoint 2"', b'"format":"of tomorrow"           ')
     digest = re.search(rb'"sha256":"(.{64})"', data)[1]
     return data.replace(digest, hashlib.sha256(data.replace(digest, b"0" * 64)).hexdigest().encode())
 
 
 DAMAGE = {  # a pattern that the output must contain
     r"checkpoint-6\.safetensors.* damaged": flip,
-    r"damaged.* (contents|checksum)": lambda data: data[:-1],
+    r"checkpoint-6\.safetensors.*checksum": lambda data: data[:-1],
     r"(no|not a) checkpoint": lambda data: b"",
     r"(no|not a) checkpoint.*": lambda data: b"no safetensors at all",
     r"no checksum": lambda data: safetensors.numpy.save(safetensors.numpy.load(data)),
-    r"'of tomorrow'.*'jax_mnist checkpoint 1'": of_tomorrow,
+    r"'of tomorrow'.*'jax_mnist checkpoint 2'": of_tomorrow,
 }
 
 
