@@ -205,7 +205,7 @@ def test_keys_draw_and_clear_with_visible_focus(chromium, page):
     assert shown(chromium)[2] == pixels
     chromium.press("Delete")
     assert shown(chromium)[0] == "?"
-    assert said(chromium, "The paper is empty") == "The paper is empty"
+    assert said(chromium, "Drawing cleared") == "Drawing cleared"
     chromium.press(" ")
     chromium.press("Tab")
     assert (chromium.run("document.activeElement.id"), chromium.run(focused)) == ("clear", "solid")
@@ -218,10 +218,10 @@ def test_keys_draw_and_clear_with_visible_focus(chromium, page):
 def test_screen_reader_labels(drawing):
     nodes = drawing.send("Accessibility.getFullAXTree")["nodes"]
     named = {(node["role"]["value"], node.get("name", {}).get("value")): node for node in nodes if not node["ignored"]}
-    paper = named["application", "Paper to draw on"]
+    paper = named["application", "Drawing area"]
     assert "arrow keys move the pen" in paper["description"]["value"]
-    assert {("button", "Clear"), ("heading", "Draw, and the model reads"), ("table", "Probabilities")} <= named.keys()
-    assert ("image", "The 28 by 28 pixels that the model sees") in named
+    assert {("button", "Clear"), ("heading", "Draw a digit"), ("table", "Probabilities")} <= named.keys()
+    assert ("image", "Model input, 28 by 28 pixels") in named
     assert [name for role, name in named if role == "rowheader"] == list(TEN)
     status = next(node for node in nodes if node["role"]["value"] == "status")
     assert {"name": "live", "value": {"type": "token", "value": "polite"}} in status["properties"]
