@@ -1,4 +1,4 @@
-"""Files and directories that are never half written, and damaged ones that are named."""
+"""Atomic writes, and read and write errors that name the file."""
 
 import contextlib
 import os
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`; it takes the place of `path` when the block ends, and is gone if it fails.
+    """Yield a temporary path that replaces `path` when the block ends, or is deleted if the block fails.
 
-    Whoever reads `path`, at any moment and after any crash, finds the old contents or the new. Raises OSError, naming
-    `path` and not the temporary one, where it cannot be written.
+    The temporary file is in the same directory. A reader of `path` finds either the old contents or the new, at any
+    moment and after any crash. Raises OSError, naming `path` and not the temporary file, if it cannot be written.
 
     >>> target = Path(tempfile.mkdtemp()) / "result.txt"
     >>> with atomic_write(target) as temporary:
@@ -22,35 +22,36 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     'done'
     """
     path = Path(path)
-    with writing(path):
+    with name_write_errors(path):
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
         os.close(descriptor)
     temporary = Path(name)
     try:
         yield temporary
-        with writing(path):
+        with name_write_errors(path):
             with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            _open_up(temporary, 0o666)
+                os.fsync(file.fileno())  # otherwise a power failure after the rename can leave an empty file
+            _apply_umask(temporary, 0o666)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """Say of an OSError in the block which file cannot be written; a full disk's does not say so itself."""
+def name_write_errors(path: str | Path) -> Iterator[None]:
+    """Re-raise an OSError of the block with `path` in it; a full disk raises one that names no file."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"cannot be written ({error.strerror}); what was there stays", str(path)) from error
+        message = f"cannot write ({error.strerror}); any existing file is unchanged"
+        raise OSError(error.errno, message, str(path)) from error
 
 
 @contextlib.contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
-    """A temporary directory beside `path`; it becomes `path` when the block ends, and is gone if it fails.
+    """Yield a temporary directory that is renamed to `path` when the block ends, or deleted if the block fails.
 
-    Parents are made where they lack. Raises ValueError where `path` is a file or a directory with something in it.
+    Creates missing parent directories. Raises ValueError if `path` is a file or a directory that is not empty.
 
     >>> target = Path(tempfile.mkdtemp()) / "results"
     >>> with new_directory(target) as temporary:
@@ -60,36 +61,36 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path}: exists and is no empty directory; nothing was written")
+        raise ValueError(f"{path}: already exists and is not an empty directory; nothing was written")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         yield temporary
-        _open_up(temporary, 0o777)
+        _apply_umask(temporary, 0o777)
         if path.exists():
-            path.rmdir()  # not every system moves a directory onto an empty one
+            path.rmdir()  # some systems cannot rename a directory onto an empty one
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def parsing(path: str | Path, kind: str) -> Iterator[None]:
-    """A block that has another library parse a file; whatever it raises becomes a ValueError that names the file.
+def name_parse_errors(path: str | Path, kind: str) -> Iterator[None]:
+    """Re-raise any exception of the block, in which another library parses `path`, as a ValueError that names it.
 
-    >>> with parsing("digit.png", "PNG"):
+    >>> with name_parse_errors("digit.png", "PNG"):
     ...     raise KeyError(7)
     Traceback (most recent call last):
-    ValueError: digit.png: is no readable PNG (KeyError: 7)
+    ValueError: digit.png: is not a readable PNG (KeyError: 7)
     """
     try:
         yield
-    except Exception as error:  # for bytes that make no sense parsers raise a dozen kinds, struct.error among them
-        raise ValueError(f"{path}: is no readable {kind} ({type(error).__name__}: {error})") from error
+    except Exception as error:  # on malformed bytes, parsers raise many types, among them struct.error
+        raise ValueError(f"{path}: is not a readable {kind} ({type(error).__name__}: {error})") from error
 
 
-def _open_up(temporary: Path, mode: int) -> None:
-    """Give what tempfile made for its owner alone the permissions that any new file has."""
-    umask = os.umask(0)
+def _apply_umask(temporary: Path, mode: int) -> None:
+    """Give a path made by tempfile, which only its owner can open, the permissions of any new file."""
+    umask = os.umask(0)  # the only way to read it is to set it
     os.umask(umask)
     temporary.chmod(mode & ~umask)

@@ -1,4 +1,4 @@
-"""Losses, one number per example: whoever calls takes the mean, and decides over which examples."""
+"""Per-example losses. The caller reduces them, and so decides which examples count."""
 
 import jax
 import jax.numpy as jnp
@@ -7,25 +7,27 @@ from jaxtyping import Array, Float, Integer, Num, Shaped
 
 from .types import ArrayLike
 
+__all__ = ["mnist_loss", "l1", "mse", "binary_cross_entropy", "softmax_cross_entropy"]  # noqa: RUF022, in the chapter's order
+
 
 def _one_column(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
-    """Drop the last axis of logits [..., 1] and give the labels their dtype; broadcasting the two would be silent."""
+    """Drop the last axis of logits [..., 1] and cast the labels to their dtype. Raise ValueError on other shapes."""
+    # Without the check, logits [b, 1] and labels [b] would silently broadcast to [b, b].
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if logits.shape == (*labels.shape, 1):
         logits = logits[..., 0]
     if logits.shape != labels.shape:
         raise ValueError(
-            f"logits of shape {logits.shape} do not fit labels of shape {labels.shape}: "
-            "give logits [..., 1] (or [...]) and labels [...]"
+            f"logits must be [..., 1] or [...] for labels [...], got logits {logits.shape} and labels {labels.shape}"
         )
     return logits, labels.astype(logits.dtype)
 
 
 def mnist_loss(logits: Float[ArrayLike, "..."], labels: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """The chapter's loss: how far the sigmoid of the logit is from its label.
+    """Return the distance between the sigmoid of each logit and its label: the chapter's `mnist_loss`.
 
-    `logits` float [..., 1] (or [...]) before the sigmoid, `labels` [...] of 0 and 1; returns [...] in [0, 1].
-    Raises ValueError where the shapes do not fit. From the chapter's section "The MNIST Loss Function".
+    `logits` is float [..., 1] or [...], before the sigmoid, and `labels` [...] with values 0 and 1. Returns [...] in
+    [0, 1]. Raises ValueError if the shapes do not match. From the chapter's section "The MNIST Loss Function".
 
     >>> mnist_loss(jnp.array([[0.0], [100.0]]), jnp.array([1, 0]))
     Array([0.5, 1. ], dtype=float32)
@@ -36,11 +38,11 @@ def mnist_loss(logits: Float[ArrayLike, "..."], labels: Shaped[ArrayLike, "..."]
 
 
 def l1(predictions: Float[ArrayLike, "..."], targets: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """The absolute difference between a prediction and its target.
+    """Return the absolute difference between each prediction and its target.
 
-    `predictions` float [...] (or [..., 1]), `targets` [...] of any number type; returns [...]. With predictions
-    that are already in [0, 1] it is the chapter's first `mnist_loss`, the one before the sigmoid. Raises
-    ValueError where the shapes do not fit.
+    `predictions` is float [...] or [..., 1], `targets` [...] of any numeric dtype. Returns [...]. With predictions in
+    [0, 1] and targets 0 and 1, this is the chapter's first `mnist_loss`, the version without a sigmoid. Raises
+    ValueError if the shapes do not match.
 
     >>> l1(jnp.array([0.9, 0.4, 0.2]), jnp.array([1, 0, 1])).mean().round(4)
     Array(0.4333, dtype=float32)
@@ -50,10 +52,10 @@ def l1(predictions: Float[ArrayLike, "..."], targets: Num[ArrayLike, "..."]) -> 
 
 
 def mse(predictions: Float[ArrayLike, "..."], targets: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """The squared difference between a prediction and its target; the mean of it is the mean squared error.
+    """Return the squared difference between each prediction and its target.
 
-    `predictions` float [...] (or [..., 1]), `targets` [...] of any number type; returns [...]. The root of its
-    mean is the chapter's L2 norm. Raises ValueError where the shapes do not fit.
+    `predictions` is float [...] or [..., 1], `targets` [...] of any numeric dtype. Returns [...]. Its mean is the mean
+    squared error, and the square root of that is the chapter's L2 norm. Raises ValueError if the shapes do not match.
 
     >>> mse(jnp.array([1.0, 2.0]), jnp.array([3, 2]))
     Array([4., 0.], dtype=float32)
@@ -63,10 +65,10 @@ def mse(predictions: Float[ArrayLike, "..."], targets: Num[ArrayLike, "..."]) ->
 
 
 def binary_cross_entropy(logits: Float[ArrayLike, "..."], labels: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """The negative log likelihood of a label under the sigmoid of its logit, in nats.
+    """Return the negative log-likelihood of each label under the sigmoid of its logit, in nats.
 
-    `logits` float [..., 1] (or [...]) before the sigmoid, `labels` [...] of 0 and 1; returns [...], finite for
-    every finite logit. Raises ValueError where the shapes do not fit.
+    `logits` is float [..., 1] or [...], before the sigmoid, and `labels` [...] with values 0 and 1. Returns [...],
+    finite for every finite logit. Raises ValueError if the shapes do not match.
 
     >>> binary_cross_entropy(jnp.array([[0.0]]), jnp.array([1]))
     Array([0.6931472], dtype=float32)
@@ -77,22 +79,22 @@ def binary_cross_entropy(logits: Float[ArrayLike, "..."], labels: Num[ArrayLike,
 def softmax_cross_entropy(
     logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."], *, label_smoothing: float = 0.0
 ) -> Float[Array, "..."]:
-    """The negative log likelihood of a class under the softmax of the logits, in nats.
+    """Return the negative log-likelihood of each label under the softmax of its logits, in nats.
 
-    `logits` float [..., c] before the softmax, `labels` int [...] in 0..c-1; returns [...]. The loss for more
-    than two classes, as `torch.nn.functional.cross_entropy(..., reduction="none")`. With `label_smoothing`, in
-    [0, 1], that share of the label is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567). Raises
-    ValueError where the shapes do not fit, and for one column of logits.
+    `logits` is float [..., c], before the softmax, and `labels` int [...] in 0..c-1. Returns [...], as
+    `torch.nn.functional.cross_entropy(..., reduction="none")` does. `label_smoothing`, in [0, 1], is the fraction of
+    the target spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567). Raises ValueError if the shapes
+    do not match or c is 1.
 
     >>> softmax_cross_entropy(jnp.zeros((1, 10)), jnp.array([3]))
     Array([2.3025851], dtype=float32)
     """
     if logits.shape[:-1] != labels.shape:
-        raise ValueError(f"logits of shape {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}")
+        raise ValueError(f"labels must be {logits.shape[:-1]} for logits {logits.shape}, got {labels.shape}")
     if logits.shape[-1] < 2:
         raise ValueError(
-            "softmax_cross_entropy needs a column of logits for each class; for the one column of two classes take "
-            "mnist_loss or binary_cross_entropy"
+            f"softmax_cross_entropy needs a column of logits for each class, got {logits.shape}; for two classes in "
+            "one column, use mnist_loss or binary_cross_entropy"
         )
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if not label_smoothing:

@@ -1,4 +1,4 @@
-"""Metrics of logits: per example first, so that whoever sums decides over which examples."""
+"""Classification metrics, computed from logits and labels."""
 
 from typing import Any, NamedTuple
 
@@ -8,32 +8,49 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from .types import ArrayLike
 
+__all__ = [  # noqa: RUF022, from the logits to the summaries
+    "predicted_labels",
+    "class_probabilities",
+    "correct",
+    "accuracy",
+    "confusion_matrix",
+    "per_class",
+    "PerClass",
+    "calibration",
+    "Calibration",
+]
+
 
 class PerClass(NamedTuple):
-    """For each class, arrays [c]: how many examples have its label, and the precision and recall in [0, 1]."""
+    """Precision and recall of each class: the result of `per_class`."""
 
     counts: Any
+    """int [c]: the number of examples with this label (scikit-learn's support)."""
     precision: Any
+    """float [c] in [0, 1]: the fraction of the predictions of this class that are correct; NaN without predictions."""
     recall: Any
+    """float [c] in [0, 1]: the fraction of the examples of this class predicted correctly; NaN without examples."""
 
 
 class Calibration(NamedTuple):
-    """For each bin of confidence, arrays [bins]: its examples, their mean confidence and the share that is right.
-
-    `error`, a number, is the expected calibration error.
-    """
+    """A reliability diagram in numbers, one value per confidence bin: the result of `calibration`."""
 
     counts: Any
+    """int32 [bins]: the number of examples in the bin."""
     confidence: Any
+    """float [bins] in [0, 1]: their mean confidence; NaN in an empty bin."""
     accuracy: Any
+    """float [bins] in [0, 1]: the fraction predicted correctly; NaN in an empty bin."""
     error: Any
+    """float []: the expected calibration error over all bins, in [0, 1]."""
 
 
 def predicted_labels(logits: Float[ArrayLike, "*b c"]) -> Int[Array, "*b"]:
-    """The label that a model's logits stand for.
+    """Return the label predicted by the logits.
 
-    `logits` float [..., c], before sigmoid or softmax. One column: 1 where the logit is above 0 (which is a
-    sigmoid above 0.5), else 0. More columns: the place of the largest. Returns int32 [...].
+    `logits` is float [..., c], before the sigmoid or softmax. With one column, the label is 1 if the logit is above 0
+    (a sigmoid above 0.5), else 0. With more columns, it is the index of the largest logit, the first in a tie.
+    Returns int32 [...].
 
     >>> predicted_labels(jnp.array([[-2.0], [3.0]])), predicted_labels(jnp.array([[0.1, 0.7, 0.2]]))
     (Array([0, 1], dtype=int32), Array([1], dtype=int32))
@@ -45,9 +62,9 @@ def predicted_labels(logits: Float[ArrayLike, "*b c"]) -> Int[Array, "*b"]:
 
 
 def class_probabilities(logits: Float[ArrayLike, "*b c"]) -> Float[Array, "*b k"]:
-    """The probability of each class: the logits' softmax, or one column's sigmoid and what it leaves of 1.
+    """Return the probability of each class: the softmax of the logits or, for one column, [1 - sigmoid, sigmoid].
 
-    `logits` float [..., c], before sigmoid or softmax; returns [..., max(c, 2)] in [0, 1], which sum to 1.
+    `logits` is float [..., c], before the sigmoid or softmax. Returns [..., max(c, 2)] in [0, 1], summing to 1.
 
     >>> class_probabilities(jnp.array([[0.0]]))
     Array([[0.5, 0.5]], dtype=float32)
@@ -59,23 +76,24 @@ def class_probabilities(logits: Float[ArrayLike, "*b c"]) -> Float[Array, "*b k"
 
 
 def correct(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Bool[Array, "..."]:
-    """Whether each example's logits point to its label.
+    """Return True for each example whose predicted label is correct.
 
-    `logits` float [..., c], `labels` int [...]; returns bool [...].
+    `logits` is float [..., c], before the sigmoid or softmax, and `labels` int [...]. Returns bool [...]. Raises
+    ValueError if the shapes do not match.
 
     >>> correct(jnp.array([[-2.0], [3.0]]), jnp.array([0, 0]))
     Array([ True, False], dtype=bool)
     """
     if logits.shape[:-1] != labels.shape:
-        raise ValueError(f"logits of shape {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}")
+        raise ValueError(f"labels must be {logits.shape[:-1]} for logits {logits.shape}, got {labels.shape}")
     return predicted_labels(logits) == labels
 
 
 def accuracy(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Float[Array, ""]:
-    """The share of examples whose logits point to their label: the chapter's `batch_accuracy`.
+    """Return the fraction of examples whose predicted label is correct: the chapter's `batch_accuracy`.
 
-    `logits` float [..., c] before the sigmoid or softmax, `labels` int [...]; returns a float in [0, 1].
-    Raises ValueError where the shapes do not fit.
+    `logits` is float [..., c], before the sigmoid or softmax, and `labels` int [...]. Returns a float in [0, 1].
+    Raises ValueError if the shapes do not match.
 
     >>> accuracy(jnp.array([[-2.0], [3.0], [1.0], [-1.0]]), jnp.array([0, 1, 0, 0]))
     Array(0.75, dtype=float32)
@@ -84,54 +102,56 @@ def accuracy(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."])
 
 
 def confusion_matrix(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."]) -> Int[Array, "k k"]:
-    """How often each label (row) was taken for each class (column).
+    """Count the examples of each label (row) that were predicted as each class (column).
 
-    `logits` float [..., c] before sigmoid or softmax, `labels` int [...] in 0..k-1; returns int32 [k, k] with k =
-    max(c, 2), which sums to the number of labels. The diagonal is what was right. Raises ValueError where the
-    shapes do not fit.
+    `logits` is float [..., c], before the sigmoid or softmax, and `labels` int [...] in 0..k-1 with k = max(c, 2).
+    Returns int32 [k, k], which sums to the number of labels; the diagonal counts the correct predictions. Raises
+    ValueError if the shapes do not match.
 
     >>> confusion_matrix(jnp.array([[-2.0], [3.0], [1.0], [-1.0]]), jnp.array([0, 1, 0, 0]))
     Array([[2, 1],
            [0, 1]], dtype=int32)
     """
-    correct(logits, labels)  # it checks the shapes
+    correct(logits, labels)  # raises if the shapes do not match
     classes = max(logits.shape[-1], 2)
     return jnp.zeros((classes, classes), jnp.int32).at[labels, predicted_labels(logits)].add(1)
 
 
 def per_class(confusion: Integer[ArrayLike, "k k"]) -> PerClass:
-    """Precision and recall of each class, from a confusion matrix.
+    """Return the precision and recall of each class, from a confusion matrix.
 
-    `confusion` int [k, k], a row a label and a column a prediction. Precision is the share of a column that is
-    right, recall that of a row; where a column or a row is empty it is NaN.
+    `confusion` is int [k, k] from `confusion_matrix`, with labels as rows and predictions as columns. Precision is the
+    fraction of a column on the diagonal, recall the fraction of a row; both are NaN if that column or row is all zero.
+    Returns PerClass, with arrays [k].
 
     >>> per_class(jnp.array([[2, 1], [0, 1]])).precision
     Array([1. , 0.5], dtype=float32)
     """
-    right = jnp.diagonal(jnp.asarray(confusion))
+    true_positives = jnp.diagonal(jnp.asarray(confusion))
     counts = jnp.sum(confusion, axis=1)
-    return PerClass(counts, right / jnp.sum(confusion, axis=0), right / counts)
+    return PerClass(counts, true_positives / jnp.sum(confusion, axis=0), true_positives / counts)
 
 
 def calibration(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "..."], bins: int = 15) -> Calibration:
-    """Whether a model is right as often as it says: its confidence against its accuracy, in bins of equal width.
+    """Compare the confidence of predictions with their accuracy, in bins of equal width.
 
-    The confidence is the probability of the predicted class; bin i of `bins` holds those in (i/bins, (i+1)/bins].
-    `logits` float [..., c] before sigmoid or softmax, `labels` int [...]. Returns Calibration; an empty bin's means
-    are NaN. The error is the mean over the examples of `|accuracy - confidence|` of their bin, in [0, 1]: the
-    expected calibration error of Guo et al., "On Calibration of Modern Neural Networks" (2017). Raises ValueError
-    where the shapes do not fit or `bins` is below 1.
+    `logits` is float [..., c], before the sigmoid or softmax, and `labels` int [...]. The confidence of a prediction is
+    the probability of the predicted class; bin i of `bins` holds the confidences in (i/bins, (i+1)/bins]. Returns
+    Calibration, with NaN means in empty bins. Its `error` is `|accuracy - confidence|` averaged over the bins, weighted
+    by their counts: the expected calibration error of Guo et al., "On Calibration of Modern Neural Networks" (2017).
+    Raises ValueError if the shapes do not match or `bins` is below 1.
 
     >>> result = calibration(jnp.array([[4.0], [4.0], [4.0], [-4.0]]), jnp.array([1, 1, 0, 0]), bins=5)
     >>> result.counts, result.accuracy[-1], round(float(result.error), 3)
     (Array([0, 0, 0, 0, 4], dtype=int32), Array(0.75, dtype=float32), 0.232)
     """
     if bins < 1:
-        raise ValueError(f"bins must be 1 or more, not {bins}")
-    right = correct(logits, labels)
+        raise ValueError(f"bins must be 1 or more, got {bins}")
+    is_correct = correct(logits, labels)
     confidence = jnp.max(class_probabilities(logits), axis=-1)
-    places = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
-    sums = (jnp.ones_like(confidence), confidence, right.astype(confidence.dtype))
-    counts, confidences, rights = (jnp.zeros(bins, confidence.dtype).at[places].add(x) for x in sums)
-    error = jnp.sum(jnp.abs(rights - confidences)) / labels.size
-    return Calibration(counts.astype(jnp.int32), confidences / counts, rights / counts, error)
+    # Bins are closed above, so that a confidence of exactly 1 falls into the last one.
+    indices = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
+    summands = (jnp.ones_like(confidence), confidence, is_correct.astype(confidence.dtype))
+    counts, confidences, hits = (jnp.zeros(bins, confidence.dtype).at[indices].add(x) for x in summands)
+    error = jnp.sum(jnp.abs(hits - confidences)) / labels.size
+    return Calibration(counts.astype(jnp.int32), confidences / counts, hits / counts, error)

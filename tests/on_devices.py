@@ -1,8 +1,8 @@
-"""Trains on so many devices and prints what came out, a line of JSON each; test_sharding.py runs it.
+"""Train on the given numbers of devices and print the results, one line of JSON each; test_sharding.py runs it.
 
     JAX_NUM_CPU_DEVICES=8 python tests/on_devices.py float64 1,2,4,8 chapter,dense
 
-As one of several processes it gets the coordinator's address, their number and its own as well.
+As one of several processes it also gets the coordinator's address, their number and its own.
 """
 
 import json
@@ -11,28 +11,30 @@ import sys
 import jax
 import numpy as np
 import optax
+from compilations import collectives, computations
 from flax import nnx
 
 from jax_mnist import (
     Dataset,
+    Learner,
     Splits,
     cnn,
     data_mesh,
-    epoch_indices,
     evaluate,
     fit,
     fit_many,
     flax_mlp,
     from_flax,
+    init_state,
     load,
     mlp,
     mnist_loss,
-    replicate,
-    shard_dataset,
+    random_shift,
     softmax_cross_entropy,
-    take_batch,
+    train_epoch,
 )
-from jax_mnist.training.mesh import to_local
+from jax_mnist.data import epoch_indices, take_batch
+from jax_mnist.training import replicate, to_local
 
 
 def some_digits(count):
@@ -41,24 +43,29 @@ def some_digits(count):
 
 
 def chapter():
-    # 250 is no multiple of 4 or 8, nor are 12,396 images, 2,038 images and the last batch of 146.
-    options = {"epochs": 3, "loss_fn": mnist_loss, "optimizer": optax.sgd(0.1), "batch_size": 250}
-    return mlp((784, 30, 1)), load("mnist_sample"), options
+    # 250 is not a multiple of 4 or 8, nor are 12,396 images, 2,038 images and the last batch of 146.
+    return Learner(mlp((784, 30, 1)), mnist_loss, optax.sgd(0.1), batch_size=250), load("mnist_sample"), 3
 
 
 def dense():
-    options = {
-        "epochs": 1,
-        "loss_fn": softmax_cross_entropy,
-        "optimizer": optax.sgd(0.1, momentum=0.9),
-        "batch_size": 100,
-    }
-    return flax_mlp((784, 32, 10)), some_digits(5003), options
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    learner = Learner(flax_mlp((784, 32, 10)), softmax_cross_entropy, optimizer, batch_size=100)
+    return learner, some_digits(5003), 1
+
+
+def augmented():
+    learner, splits, epochs = dense()
+    return learner._replace(augment=random_shift, batch_size=104), splits, epochs
 
 
 def convolutions():
-    options = {"epochs": 1, "loss_fn": softmax_cross_entropy, "optimizer": optax.adam(1e-3), "batch_size": 50}
-    return cnn((4, 8), hidden=(16,)), some_digits(1201), options
+    learner = Learner(cnn((4, 8), hidden=(16,)), softmax_cross_entropy, optax.adam(1e-3), batch_size=56)
+    return learner, some_digits(1201), 1
+
+
+def line_search():
+    learner, splits, epochs = chapter()
+    return learner._replace(optimizer=optax.lbfgs(), batch_size=256), splits, epochs
 
 
 class Normed(nnx.Module):
@@ -73,50 +80,63 @@ class Normed(nnx.Module):
 
 
 def statistics():
-    # The devices divide the batch; where they do not, what fills it up is part of its statistics.
-    _, splits, options = dense()
-    return from_flax(Normed), splits, options | {"batch_size": 200}
+    # The devices divide the batch; if they did not, its padding would be part of the statistics.
+    learner, splits, epochs = dense()
+    return learner._replace(model=from_flax(Normed), batch_size=200), splits, epochs
 
 
-RUNS = {"chapter": chapter, "dense": dense, "convolutions": convolutions, "statistics": statistics}
+RUNS = {run.__name__: run for run in (chapter, dense, augmented, convolutions, line_search, statistics)}
 
 
 def trained(make, mesh):
-    model, splits, options = make()
-    state, history = fit(jax.random.key(0), model, splits, mesh=mesh, **options)
-    found = evaluate(model, state.params, splits.valid, options["loss_fn"], mesh=mesh)
+    learner, splits, epochs = make()
+    state, history = fit(jax.random.key(0), learner, splits, epochs=epochs, mesh=mesh)
+    found = evaluate(learner, state.params, splits.valid, mesh=mesh)
     leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(to_local(state.params))]
     return {
         "losses": [*history.train_loss.tolist(), *history.valid_loss.tolist(), float(found.loss)],
         "right": round(float(history.accuracy[-1]) * len(splits.valid)),
         "count": int(found.count),
         "params": np.concatenate(leaves).tolist(),
-        "whole": all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params)),
+        "replicated": all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params)),
     }
 
 
 def many(mesh):
-    """Five members on as many devices as there are."""
+    """Train five members on the mesh."""
     keys = jax.random.split(jax.random.key(0), 5)
-    options = {"epochs": 1, "loss_fn": mnist_loss, "optimizer": optax.sgd(0.1)}
-    _, history = fit_many(keys, mlp((784, 4, 1)), load("mnist_sample"), mesh=mesh, **options)
+    learner = Learner(mlp((784, 4, 1)), mnist_loss, optax.sgd(0.1))
+    _, history = fit_many(keys, learner, load("mnist_sample"), epochs=1, mesh=mesh)
     return {"losses": history.train_loss[:, -1].tolist(), "right": [round(a * 2038) for a in history.accuracy[:, -1]]}
 
 
+def programs(mesh):
+    """Return the collectives of each computation of an epoch's program, and the rows of its matrix products."""
+    found = {}
+    for name, make in RUNS.items():
+        learner, splits, _ = make()
+        state, train = replicate((init_state(jax.random.key(0), learner), splits.train), mesh)
+        text = train_epoch.lower(learner, state, train, mesh=mesh).compile().as_text()
+        products = [line for lines in computations(text).values() for line in lines if " dot(" in line]
+        found[name] = {"collectives": collectives(text), "products": products, "batch_size": learner.batch_size}
+    return found
+
+
 def seen(mesh):
-    """The labels, each image's own here, of a shuffled epoch's batches, from all devices of all processes."""
+    """Return the labels, one for each image here, of a shuffled epoch's batches from all devices of all processes."""
     labels = np.arange(1003, dtype=np.int32)
-    dataset = shard_dataset(Dataset(np.zeros((1003, 28, 28), np.uint8), labels), mesh)
+    dataset = replicate(Dataset(np.zeros((1003, 28, 28), np.uint8), labels), mesh)
 
     @jax.jit
-    def take(dataset, indices, mask):
-        return jax.lax.map(lambda places: take_batch(dataset, *places)[1:], (indices, mask))
+    def take(dataset):
+        batch_indices = epoch_indices(jax.random.key(0), 5, 1003, 50, mesh=mesh)
+        return jax.lax.map(lambda indices: take_batch(dataset, *indices)[1:], batch_indices)
 
-    found, mask = replicate(take(dataset, *epoch_indices(jax.random.key(0), 5, 1003, 50)), mesh)
-    return sorted(np.asarray(to_local(found))[np.asarray(to_local(mask))].tolist())
+    found, mask = to_local(replicate(take(dataset), mesh))
+    return sorted(np.asarray(found)[np.asarray(mask)].tolist())
 
 
-SPECIAL = {"many": many, "seen": seen}
+SPECIAL = {"many": many, "seen": seen, "programs": programs}
 
 
 def main(counts, names):

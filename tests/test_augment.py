@@ -5,7 +5,7 @@ import optax
 import pytest
 import scipy.ndimage
 
-from jax_mnist import epochs, fit, init_state, mlp, mnist_loss, random_rotation, random_shift, train_epoch
+from jax_mnist import Learner, fit, fit_epochs, init_state, mlp, mnist_loss, random_rotation, random_shift, train_epoch
 
 
 @pytest.fixture
@@ -13,8 +13,8 @@ def x(sample):
     return jnp.asarray(sample.train.images[:200].reshape(200, -1) / np.float32(255))
 
 
-def test_shifts_are_scipys_and_all_of_them_come(x):
-    shifted = np.asarray(random_shift(jax.random.key(0), x, most=1)).reshape(-1, 28, 28)
+def test_shifts_match_scipy_and_all_occur(x):
+    shifted = np.asarray(random_shift(jax.random.key(0), x, max_shift=1)).reshape(-1, 28, 28)
     moves = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
     seen = set()
     for before, after in zip(np.asarray(x).reshape(-1, 28, 28), shifted, strict=True):
@@ -24,11 +24,11 @@ def test_shifts_are_scipys_and_all_of_them_come(x):
     assert seen == set(moves)
 
 
-def test_a_rotation_is_scipys_at_an_angle_within_the_bounds(x):
+def test_rotation_matches_scipy_at_an_angle_within_the_bounds(x):
     images = np.asarray(x).reshape(-1, 28, 28)[:5]
-    turned = np.asarray(random_rotation(jax.random.key(3), x[:5], most=10.0)).reshape(-1, 28, 28)
+    rotated = np.asarray(random_rotation(jax.random.key(3), x[:5], max_degrees=10.0)).reshape(-1, 28, 28)
     angles = []
-    for before, after in zip(images, turned, strict=True):
+    for before, after in zip(images, rotated, strict=True):
         errors = {
             angle: np.abs(scipy.ndimage.rotate(before, angle, reshape=False, order=1) - after).max()
             for angle in np.linspace(-10, 10, 401)
@@ -38,50 +38,49 @@ def test_a_rotation_is_scipys_at_an_angle_within_the_bounds(x):
     assert np.std(angles) > 1
 
 
-@pytest.mark.parametrize("change", [random_shift, random_rotation])
-def test_it_is_a_function_of_the_key(x, change):
-    one, again, other = (change(jax.random.key(seed), x) for seed in (0, 0, 1))
+@pytest.mark.parametrize("augment", [random_shift, random_rotation])
+def test_result_is_a_function_of_the_key_and_zero_is_the_identity(x, augment):
+    one, again, other = (augment(jax.random.key(seed), x) for seed in (0, 0, 1))
     assert (one == again).all()
     assert (one != other).any()
-    np.testing.assert_allclose(change(jax.random.key(0), x, 0), x, atol=1e-5)
+    np.testing.assert_allclose(augment(jax.random.key(0), x, 0), x, atol=1e-5)
 
 
-def test_an_image_of_another_shape(x):
+def test_other_image_shapes(x):
     wide = x[:, : 14 * 28]
     assert random_shift(jax.random.key(0), wide, 1, (14, 28)).shape == (200, 392)
 
 
-def test_each_step_of_each_epoch_has_a_key_of_its_own_and_resuming_has_the_same(tiny):
-    model, optimizer = mlp((784, 16, 1)), optax.sgd(0.1)
+LEARNER = Learner(mlp((784, 16, 1)), mnist_loss, optax.sgd(0.1), batch_size=8)
+
+
+def test_each_step_has_its_own_key_and_a_resumed_run_the_same_keys(tiny):
     seen = []
 
     def augment(key, x):
         jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
         return random_shift(key, x)
 
-    options = {"loss_fn": mnist_loss, "optimizer": optimizer, "batch_size": 8, "augment": augment}
-    state, _ = fit(jax.random.key(0), model, tiny, epochs=3, **options)
+    learner = LEARNER._replace(augment=augment)
+    state, _ = fit(jax.random.key(0), learner, tiny, epochs=3)
     jax.effects_barrier()
     assert len(set(seen)) == len(seen) == 12  # four batches in each epoch
-    half, _ = fit(jax.random.key(0), model, tiny, epochs=1, **options)
-    *_, (resumed, _) = epochs(jax.random.key(9), model, tiny, count=3, state=half, **options)
+    half, _ = fit(jax.random.key(0), learner, tiny, epochs=1)
+    *_, (resumed, _) = fit_epochs(jax.random.key(9), learner, tiny, epochs=3, state=half)
     np.testing.assert_array_equal(resumed.params[0].weights, state.params[0].weights)
 
 
-def test_only_training_images_are_changed(tiny):
-    model, optimizer = mlp((784, 16, 1)), optax.sgd(0.0)
-    options = {"loss_fn": mnist_loss, "optimizer": optimizer, "batch_size": 8}
+def test_validation_images_are_not_augmented(tiny):
+    still = LEARNER._replace(optimizer=optax.sgd(0.0))
     plain, erased = (
-        fit(jax.random.key(0), model, tiny, epochs=1, augment=augment, **options)[1]
+        fit(jax.random.key(0), still._replace(augment=augment), tiny, epochs=1)[1]
         for augment in (None, lambda key, x: 0 * x)
     )
     assert plain.train_loss[0] != erased.train_loss[0]
     assert plain.valid_loss[0] == erased.valid_loss[0]
 
 
-def test_it_is_part_of_the_compiled_epoch(tiny):
-    model, optimizer = mlp((784, 16, 1)), optax.sgd(0.1)
-    state = init_state(jax.random.key(0), model, optimizer)
-    lowered = train_epoch.lower(state, tiny.train, model=model, loss_fn=mnist_loss, optimizer=optimizer, batch_size=8,
-                                augment=random_shift)  # fmt: skip
+def test_augmentation_is_part_of_the_compiled_epoch(tiny):
+    learner = LEARNER._replace(augment=random_shift)
+    lowered = train_epoch.lower(learner, init_state(jax.random.key(0), learner), tiny.train)
     assert "dynamic_slice" in lowered.as_text() or "gather" in lowered.as_text()

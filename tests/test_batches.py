@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jax_mnist import Dataset, batches, epoch_indices, make_batch, take_batch, to_float
+from jax_mnist import Dataset, batches, make_batch
+from jax_mnist.data import epoch_indices, map_batches, random_order, take_batch, to_float
 
 
 def numbered(count):
@@ -34,10 +35,39 @@ def test_order_is_a_function_of_key_and_epoch():
 
 
 def test_order_is_uniform():
-    """Each of 6 places is taken by each of 6 images about equally often (chi-squared, 25 degrees of freedom)."""
+    """Each of 6 positions has each of 6 images about equally often (chi-squared, 25 degrees of freedom)."""
     orders = jax.vmap(lambda epoch: epoch_indices(jax.random.key(0), epoch, 6, 6)[0][0])(jnp.arange(3000))
-    counts = np.stack([np.bincount(np.asarray(orders[:, place]), minlength=6) for place in range(6)])
+    counts = np.stack([np.bincount(np.asarray(orders[:, position]), minlength=6) for position in range(6)])
     assert ((counts - 500) ** 2 / 500).sum() < 55
+
+
+@pytest.mark.parametrize("count", [2, 1000, 65_536, 700_000])
+def test_order_is_a_permutation_without_runs_in_file_order(count):
+    """One sort by 12 random bits would leave runs of about 170 of 700,000 images in file order."""
+    order = np.asarray(random_order(jax.random.key(count), count))
+    np.testing.assert_array_equal(np.sort(order), np.arange(count))
+    ascending = np.diff(order) > 0
+    assert abs(ascending.mean() - 0.5) <= 4 * count**-0.5
+    neighbors = np.abs(np.diff(order)) == 1  # a random order has 2 of them on average
+    assert count < 1000 or neighbors.sum() < 12
+    breaks = np.flatnonzero(np.diff(np.concatenate([[-1], ascending, [-1]])))
+    assert np.diff(breaks).max(initial=0) < 14  # the longest run, up or down
+
+
+def test_every_order_of_three_images_is_equally_likely():
+    orders = jax.vmap(lambda key: random_order(key, 3))(jax.random.split(jax.random.key(0), 6000))
+    counts = np.unique(np.asarray(orders), axis=0, return_counts=True)[1]
+    assert len(counts) == 6
+    assert ((counts - 1000) ** 2 / 1000).sum() < 20.5  # chi-squared, 5 degrees of freedom, p = 0.001
+
+
+def test_mapping_batches_gives_one_row_for_each_image():
+    for batch_size in (1, 3, 7, 20):
+        sums, labels = map_batches(lambda batch: (batch.x.sum(axis=1), batch.y), numbered(7), batch_size)
+        np.testing.assert_allclose(sums, numbered(7).images.sum(axis=(1, 2)) / 255, rtol=1e-6)
+        assert labels.tolist() == list(range(7))
+    with pytest.raises(ValueError, match=r"batch_size .* 0"):
+        map_batches(lambda batch: batch.y, numbered(7), 0)
 
 
 def test_without_shuffling_the_order_is_the_datasets():
@@ -59,14 +89,14 @@ def test_batches_are_the_images_with_their_labels():
 def test_batches_by_key_and_epoch_are_those_of_the_compiled_epoch():
     key = jax.random.key(5)
     indices, mask = epoch_indices(key, 2, 7, 3)
-    for batch, places, counted in zip(batches(numbered(7), 3, key, epoch=2), indices, mask, strict=True):
-        expected = take_batch(numbered(7), places, counted)
+    for batch, image_indices, batch_mask in zip(batches(numbered(7), 3, key, epoch=2), indices, mask, strict=True):
+        expected = take_batch(numbered(7), image_indices, batch_mask)
         np.testing.assert_array_equal(batch.y, expected.y)
         np.testing.assert_array_equal(batch.mask, expected.mask)
 
 
 def test_batch_size_below_one():
-    with pytest.raises(ValueError, match="batch_size must be 1 or more, not 0"):
+    with pytest.raises(ValueError, match=r"batch_size .* 0"):
         next(batches(numbered(3), 0))
 
 

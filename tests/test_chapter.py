@@ -1,4 +1,4 @@
-"""The numbers that the chapter prints, to the digits it prints."""
+"""The chapter's printed results, to the printed number of digits."""
 
 import jax
 import jax.numpy as jnp
@@ -7,32 +7,31 @@ import optax
 import pytest
 
 from jax_mnist import (
+    Learner,
     accuracy,
     batches,
     class_means,
-    epoch_indices,
     fit,
     init_params,
-    l1,
     l1_distance,
     l2_distance,
     linear,
-    linear_layer,
     make_batch,
     mlp,
     mnist_loss,
-    mse,
     nearest_mean,
     predict,
     step,
-    to_float,
     update,
 )
+from jax_mnist.chapter import linear_layer
 from jax_mnist.chapter.parabola import Quadratic, descend, measured_speeds, quadratic_loss
+from jax_mnist.data import epoch_indices, to_float
 from jax_mnist.data.formats.idx import read_idx
 from jax_mnist.data.registry import BUNDLED
+from jax_mnist.losses import l1, mse
 
-# Rows 4:15 and columns 4:22 of the chapter's sample 3, as its table shows them.
+# Rows 4:15 and columns 4:22 of the chapter's sample 3, from its table.
 PIXELS = np.array(
     [
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -64,24 +63,24 @@ def to_digits(value, digits):
     return round(float(value), digits)
 
 
-def test_counts(sample):
+def test_class_counts(sample):
     assert np.bincount(sample.train.labels).tolist() == [6265, 6131]
     assert np.bincount(sample.valid.labels).tolist() == [1028, 1010]
 
 
-def test_threes_come_first_in_the_order_of_their_file_names(sample):
+def test_threes_come_first_sorted_by_file_name(sample):
     digits = read_idx(BUNDLED / "train-images-idx3-ubyte.gz", 3)
-    places = [10, 10000, 10011, 10031, 10034, 10042, 10052, 1007, 10074, 10091]
-    np.testing.assert_array_equal(sample.train.images[:10], digits[places])
+    indices = [10, 10000, 10011, 10031, 10034, 10042, 10052, 1007, 10074, 10091]
+    np.testing.assert_array_equal(sample.train.images[:10], digits[indices])
     assert sample.train.labels[:6131].all()
     assert not sample.train.labels[6131:].any()
 
 
-def test_the_table_of_sample_3(threes):
+def test_sample_3_matches_the_chapters_table(threes):
     np.testing.assert_array_equal(threes[1][4:15, 4:22], PIXELS)
 
 
-def test_stacked_threes(threes):
+def test_stacked_threes_shape_dtype_and_range(threes):
     stacked = to_float(threes)
     assert (stacked.shape, stacked.ndim, stacked.dtype) == ((6131, 28, 28), 3, jnp.float32)
     assert stacked.max() == 1
@@ -89,17 +88,17 @@ def test_stacked_threes(threes):
     assert (stacked @ jax.random.normal(jax.random.key(0), (1, 28, 28))).shape == (6131, 28, 28)
 
 
-def test_mean_digit(means, threes):
+def test_mean_digit_matches_numpy(means, threes):
     assert means[1].shape == (28, 28)
     np.testing.assert_allclose(means[1], threes.mean(axis=0, dtype=np.float64) / 255, atol=1e-6)
 
 
-def test_distances_of_sample_3(means, threes):
+def test_distances_of_sample_3_to_the_mean_digits(means, threes):
     distances = [to_digits(d(threes[1], mean), 4) for mean in means[::-1] for d in (l1_distance, l2_distance)]
     assert distances == [0.1114, 0.2021, 0.1586, 0.3021]
 
 
-def test_pixel_similarity(sample, means):
+def test_pixel_similarity_accuracy(sample, means):
     right = np.asarray(nearest_mean(sample.valid.images, means)) == sample.valid.labels
     is_three = sample.valid.labels == 1
     on_threes, on_sevens = right[is_three].mean(), right[~is_three].mean()
@@ -117,12 +116,12 @@ def test_nearest_mean_by_l2_is_a_linear_classifier(sample, means):
 
 
 @pytest.mark.parametrize(("distance", "expected"), [(l1_distance, 0.6685), (l2_distance, 0.8203)])
-def test_nearest_mean_of_ten_digits(mnist, distance, expected):
+def test_nearest_mean_accuracy_on_ten_digits(mnist, distance, expected):
     predicted = nearest_mean(mnist.valid.images, class_means(mnist.train), distance)
     assert to_digits((predicted == mnist.valid.labels).mean(), 4) == expected
 
 
-def test_a_square_and_its_gradient():
+def test_square_and_its_gradient():
     def f(x):
         return x**2
 
@@ -133,13 +132,13 @@ def test_a_square_and_its_gradient():
     assert gradient.tolist() == [6, 8, 20]
 
 
-def test_one_step_down_the_square():
+def test_one_gradient_descent_step_on_the_square():
     x = jnp.array(-1.0)
     x = step(x, jax.grad(lambda x: x**2)(x), 0.01)
     assert [to_digits(x, 4), to_digits(x**2, 4)] == [-0.98, 0.9604]
 
 
-def test_the_parabola_loses_at_every_step_and_explodes_at_a_large_rate():
+def test_parabola_loss_falls_at_a_small_rate_and_explodes_at_a_large_one():
     time = jnp.arange(20.0)
     noise_key, a, b, c = jax.random.split(jax.random.key(0), 4)
     speed = measured_speeds(noise_key, time)
@@ -155,21 +154,21 @@ def test_the_parabola_loses_at_every_step_and_explodes_at_a_large_rate():
 
 
 @pytest.mark.parametrize(("predictions", "expected"), [([0.9, 0.4, 0.2], 0.4333), ([0.9, 0.4, 0.8], 0.2333)])
-def test_mnist_loss_before_the_sigmoid(predictions, expected):
+def test_mnist_loss_with_and_without_the_sigmoid(predictions, expected):
     predictions, targets = jnp.array(predictions), jnp.array([1, 0, 1])
     assert to_digits(l1(predictions, targets).mean(), 4) == expected
     logits = jnp.log(predictions / (1 - predictions))
     assert to_digits(mnist_loss(logits, targets).mean(), 4) == expected
 
 
-def test_norms_as_losses():
+def test_l1_and_l2_norm_as_losses():
     predictions, targets = jnp.array([0.5, 3.0]), jnp.array([1.0, 1.0])
     assert float(l1(predictions, targets).mean()) == 1.25
     assert float(mse(predictions, targets).mean()) == 2.125
     assert to_digits(jnp.sqrt(mse(predictions, targets).mean()), 4) == 1.4577
 
 
-def test_data_loader_of_the_alphabet():
+def test_epoch_indices_batch_and_shuffle_the_alphabet():
     letters = "abcdefghijklmnopqrstuvwxyz"
     indices, mask = epoch_indices(jax.random.key(0), 0, len(letters), 6)
     assert mask.sum(axis=1).tolist() == [6, 6, 6, 6, 2]
@@ -178,12 +177,12 @@ def test_data_loader_of_the_alphabet():
     assert drawn != letters
 
 
-def test_training_set(sample):
+def test_training_set_shapes(sample):
     batch = make_batch(sample.train.images, sample.train.labels)
     assert (batch.x.shape, batch.y.shape) == ((12396, 784), (12396,))
 
 
-def test_linear1_and_batch_accuracy(sample):
+def test_linear1_and_batch_accuracy_match_the_chapters_formulas(sample):
     params = init_params(jax.random.key(0), (784, 1))
     assert [array.shape for array in params[0]] == [(784, 1), (1,)]
     batch = next(batches(sample.train, 256))
@@ -193,7 +192,7 @@ def test_linear1_and_batch_accuracy(sample):
     assert accuracy(logits, batch.y) == after_sigmoid
 
 
-def test_sequential_has_four_parameters_and_relu_none():
+def test_two_layer_net_has_four_parameters_and_relu_has_none():
     params = init_params(jax.random.key(0), (784, 1, 10))
     assert [array.shape for layer in params for array in layer] == [(784, 1), (1,), (1, 10), (10,)]
     assert jax.nn.relu(jnp.array([-1, 4])).tolist() == [0, 4]
@@ -207,8 +206,8 @@ def test_number_of_parameters():
 
 
 def accuracies(model, splits, epochs, learning_rate, shuffle, seeds=20):
-    options = {"loss_fn": mnist_loss, "optimizer": optax.sgd(learning_rate), "shuffle": shuffle, "epochs": epochs}
-    last = [fit(jax.random.key(seed), model, splits, **options)[1].accuracy[-1] for seed in range(seeds)]
+    learner = Learner(model, mnist_loss, optax.sgd(learning_rate), shuffle=shuffle)
+    last = [fit(jax.random.key(seed), learner, splits, epochs=epochs)[1].accuracy[-1] for seed in range(seeds)]
     print("\n" + summary(last))
     return np.array(last)
 
@@ -217,7 +216,7 @@ def summary(last):
     return f"{np.mean(last):.4f} +- {np.std(last, ddof=1):.4f} over {len(last)} seeds, lowest {min(last):.4f}"
 
 
-def train_by_hand(key, training_batches):
+def train_from_scratch(key, training_batches):
     params = init_params(key, (784, 1))
     for _ in range(20):
         for batch in training_batches:
@@ -226,18 +225,18 @@ def train_by_hand(key, training_batches):
 
 
 @pytest.mark.slow
-def test_linear_by_hand_from_std_1_over_20_seeds(sample):
+def test_linear_from_scratch_from_std_1_over_20_seeds(sample):
     training_batches = list(batches(sample.train, 256))
     valid = make_batch(sample.valid.images, sample.valid.labels)
-    trained = [train_by_hand(jax.random.key(seed), training_batches) for seed in range(20)]
+    trained = [train_from_scratch(jax.random.key(seed), training_batches) for seed in range(20)]
     last = np.array([accuracy(predict(params, valid.x), valid.y) for params in trained])
     print("\n" + summary(last))
     assert last.mean() >= 0.968
 
 
 @pytest.mark.slow
-def test_a_few_starts_from_std_1_get_stuck(sample):
-    """The sigmoid saturates on the threes, which come first, and the sevens' gradient is 0 ever after."""
+def test_few_of_400_seeds_get_stuck_from_std_1(sample):
+    """The threes come first and saturate the sigmoid; after that, the gradient on the sevens is 0."""
     last = accuracies(linear(std=1.0), sample, 20, 1.0, shuffle=False, seeds=400)
     stuck = last < 0.9
     print(f"{stuck.sum()} of {len(last)} stuck; the others: {summary(last[~stuck])}")
@@ -246,18 +245,18 @@ def test_a_few_starts_from_std_1_get_stuck(sample):
 
 
 @pytest.mark.slow
-def test_linear_from_pytorchs_start_over_20_seeds(sample):
+def test_linear_from_pytorch_initialization_over_20_seeds(sample):
     assert accuracies(linear(), sample, 20, 1.0, shuffle=False).mean() >= 0.977
 
 
 @pytest.mark.slow
-def test_simple_net_from_pytorchs_start_over_20_seeds(sample):
+def test_simple_net_from_pytorch_initialization_over_20_seeds(sample):
     assert accuracies(mlp((784, 30, 1)), sample, 40, 0.1, shuffle=False).mean() >= 0.981
 
 
 @pytest.mark.slow
 def test_simple_net_from_std_1_fails(sample):
-    """Its hidden units start far out: some seeds get stuck, which the spread shows."""
+    """The hidden units start with large values: some seeds get stuck, which the standard deviation shows."""
     last = accuracies(mlp((784, 30, 1), std=1.0), sample, 40, 0.1, shuffle=False)
     assert last.mean() < 0.96
     assert last.std() > 0.02

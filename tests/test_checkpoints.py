@@ -8,16 +8,17 @@ import safetensors.numpy
 from jax_mnist import (
     EpochRecord,
     Layer,
+    Learner,
     flax_mlp,
     init_params,
     init_state,
-    load_checkpoint,
     load_params,
     mlp,
-    save_checkpoint,
+    mnist_loss,
     save_params,
     with_ema,
 )
+from jax_mnist.training import load_checkpoint, save_checkpoint
 from jax_mnist.training.checkpoints import DifferentRunError
 
 
@@ -26,7 +27,7 @@ def params():
     return init_params(jax.random.key(0), (6, 4, 1))
 
 
-def test_params_are_keyed_by_pytree_path(tmp_path, params):
+def test_tensors_are_named_by_pytree_path(tmp_path, params):
     path = tmp_path / "model.safetensors"
     save_params(path, params)
     tensors = safetensors.numpy.load_file(path)
@@ -34,7 +35,7 @@ def test_params_are_keyed_by_pytree_path(tmp_path, params):
     np.testing.assert_array_equal(tensors["1.weights"], params[1].weights)
 
 
-def test_params_round_trip_keeps_structure_values_and_dtypes(tmp_path, params):
+def test_round_trip_keeps_structure_values_and_dtypes(tmp_path, params):
     flax_params = flax_mlp((6, 12, 1)).init(jax.random.key(0))
     halves = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
     for i, tree in enumerate((params, flax_params, halves)):
@@ -46,51 +47,51 @@ def test_params_round_trip_keeps_structure_values_and_dtypes(tmp_path, params):
             np.testing.assert_array_equal(a, b)
 
 
-def test_transposed_array_is_saved_in_c_order(tmp_path):
+def test_transposed_array_is_saved_in_logical_order(tmp_path):
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     save_params(tmp_path / "t", {"w": array.T})
     np.testing.assert_array_equal(load_params(tmp_path / "t", {"w": array.T})["w"], array.T)
 
 
-def test_mismatched_array_is_named(tmp_path, params):
+def test_error_names_the_tensor_that_does_not_match(tmp_path, params):
     path = tmp_path / "model.safetensors"
     save_params(path, params)
-    mismatches = {
+    other = {
         r"has no \['2.bias', '2.weights'\]": (*params, Layer(jnp.zeros((1, 1)), jnp.zeros(1))),
         r"holds \['1.bias', '1.weights'\]": params[:1],
         r"0.weights must be float32 \[6, 5\], got float32 \[6, 4\]": init_params(jax.random.key(0), (6, 5, 1)),
-        r"0.weights must be bfloat16 .* got float32 \[6, 4\]": jax.tree.map(lambda a: a.astype(jnp.bfloat16), params),
+        r"0.weights must be bfloat16 .*got float32 \[6, 4\]": jax.tree.map(lambda a: a.astype(jnp.bfloat16), params),
     }
-    for message, like in mismatches.items():
+    for message, like in other.items():
         with pytest.raises(ValueError, match=message) as error:
             load_params(path, like)
         assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-3], lambda b: b"", lambda b: b"{" + b, lambda b: b"\xff" * 64])
-def test_damaged_params_file_is_refused(tmp_path, params, damage):
+def test_damaged_file_is_refused(tmp_path, params, damage):
     path = tmp_path / "model.safetensors"
     save_params(path, params)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"model\.safetensors: .*readable safetensors"):
+    with pytest.raises(ValueError, match="is not a readable safetensors file"):
         load_params(path, params)
 
 
-def test_missing_params_file_is_named(tmp_path, params):
-    with pytest.raises(FileNotFoundError, match=r"missing: .*model's parameters"):
-        load_params(tmp_path / "missing", params)
+def test_missing_file_is_refused(tmp_path, params):
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        load_params(tmp_path / "nothing", params)
 
 
 OPTIMIZERS = [optax.sgd(0.1), optax.adam(0.1), optax.sgd(0.1, momentum=0.9), with_ema(optax.lion(0.1), 0.9)]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["sgd", "adam", "momentum", "lion with ema"])
-def test_checkpoint_round_trip_restores_the_whole_state(tmp_path, optimizer):
-    path, model = tmp_path / "c.safetensors", mlp((6, 4, 1))
-    state = init_state(jax.random.key(7), model, optimizer)._replace(epoch=jnp.int32(3))
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["sgd", "adam", "momentum", "averaged lion"])
+def test_checkpoint_restores_the_whole_state(tmp_path, optimizer):
+    path, learner = tmp_path / "c.safetensors", Learner(mlp((6, 4, 1)), mnist_loss, optimizer)
+    state = init_state(jax.random.key(7), learner)._replace(epoch=jnp.int32(3))
     records = [EpochRecord(i, 0.1 + i, 1 / 3, 0.9, 1e-3, 1e-9) for i in range(3)]
     save_checkpoint(path, state, records, {"seed": 7, "hidden": (4,)})
-    like = jax.eval_shape(lambda: init_state(jax.random.key(0), model, optimizer))
+    like = jax.eval_shape(lambda: init_state(jax.random.key(0), learner))
     loaded = load_checkpoint(path, like, {"hidden": (4,), "seed": 7})
     assert loaded.records == tuple(records)
     assert loaded.versions["jax"] == jax.__version__
@@ -108,7 +109,7 @@ def test_every_flipped_bit_and_truncation_is_detected(tmp_path):
     damaged = [good[:i] + bytes([good[i] ^ 1 << i % 8]) + good[i + 1 :] for i in range(len(good))]
     for data in [*damaged, *(good[:i] for i in range(0, len(good), 7)), good + b"\0"]:
         path.write_bytes(data)
-        with pytest.raises(ValueError, match=r"c\.safetensors: .*checksum"):
+        with pytest.raises(ValueError, match=r"c\.safetensors: is "):
             load_checkpoint(path, state)
 
 
@@ -119,8 +120,8 @@ def test_different_run_is_distinguished_from_damage(tmp_path):
         load_checkpoint(path, state, {"rate": 0.2})
     with pytest.raises(DifferentRunError, match=r"w must be float32 \[4\], got float32 \[3\]"):
         load_checkpoint(path, {"w": jnp.arange(4.0)})
-    with pytest.raises(FileNotFoundError, match=r"missing: .*expected a checkpoint"):
-        load_checkpoint(tmp_path / "missing", state)
+    with pytest.raises(FileNotFoundError, match="expected a checkpoint"):
+        load_checkpoint(tmp_path / "nothing", state)
     save_params(path, state)
-    with pytest.raises(ValueError, match=r"c\.safetensors: .*no checksum"):
+    with pytest.raises(ValueError, match="no checksum"):
         load_checkpoint(path, state)

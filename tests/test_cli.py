@@ -12,10 +12,11 @@ import safetensors.numpy
 from PIL import Image
 from test_sources import write_directory
 
-from jax_mnist import class_probabilities, load
+from jax_mnist import load
 from jax_mnist.__main__ import main
 from jax_mnist.cli import evaluate, export, predict, report, train
 from jax_mnist.data.formats.idx import write_idx
+from jax_mnist.metrics import class_probabilities
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -155,7 +156,7 @@ def test_the_exported_file_predicts_as_the_run(run, tmp_path, monkeypatch, capsy
     assert first.splitlines()[2] == second.splitlines()[2]
     (tmp_path / "digits.jaxexport").write_text("damaged")
     assert predict.main(["digits.jaxexport", "digit.png"]) == 2
-    assert "error: digits.jaxexport: is no readable exported model" in capsys.readouterr().err
+    assert "error: digits.jaxexport: is not a readable exported model" in capsys.readouterr().err
 
 
 def test_probabilities_sum_to_one():
@@ -172,7 +173,7 @@ def test_ten_digits_default_to_flax(ten):
 
 
 BAD = {
-    "neither a dataset's name": ["train", "--dataset", "nothing"],
+    "must be a name": ["train", "--dataset", "nothing"],
     "--epochs must be 1 or more, not 0": ["train", "--epochs", "0"],
     "--batch-size must be 1 or more, not -1": ["train", "--batch-size", "-1"],
     "--learning-rate must be a positive number, not nan": ["train", "--learning-rate", "nan"],
@@ -207,7 +208,7 @@ def test_a_damaged_run_is_named(tmp_path, capsys):
 def test_bad_data_is_found_before_training(tmp_path, capsys):
     write_directory(tmp_path, train_labels=np.array([1, 2], np.uint8))
     assert main(["train", "--dataset", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
-    assert "3 images, but" in capsys.readouterr().err
+    assert "3 images and 2 labels" in capsys.readouterr().err
 
 
 def test_a_failed_run_keeps_the_one_that_was_there(tmp_path):

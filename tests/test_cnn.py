@@ -6,13 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from jax_mnist import cnn, evaluate, fit, init_state, softmax_cross_entropy, train_epoch
+from jax_mnist import Learner, cnn, evaluate, fit, init_state, softmax_cross_entropy, train_epoch
 
 SMALL = functools.partial(cnn, filters=(4, 8), hidden=(16,))
 SMALLEST = functools.partial(cnn, filters=(4,), kernels=(3,), hidden=())
 
 
-def test_the_parameters_are_those_of_the_net_it_says_it_is():
+def test_parameter_shapes():
     params = jax.eval_shape(cnn((24, 32), (5, 3), (256,)).init, jax.random.key(0))
     shapes = jax.tree.map(jnp.shape, params)
     assert shapes == {
@@ -42,23 +42,23 @@ def written_out(params, pixels):
     return x @ last["kernel"] + last["bias"].reshape(1, -1)
 
 
-def test_the_logits_are_those_of_the_net_written_out():
+def test_logits_match_a_written_out_net():
     model = SMALL()
     params = jax.jit(model.init)(jax.random.key(0))
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # biases start at 0, and would not be seen
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # biases start at 0 and would have no effect
     pixels = jnp.asarray(np.random.default_rng(0).random((3, 784)), jnp.float32)
     logits, expected = jax.jit(model.apply)(params, pixels), jax.jit(written_out)(params, pixels)
     assert float(jnp.std(expected)) > 0.1
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_without_padding_it_is_the_net_of_the_record():
+def test_without_padding_the_dense_layer_is_that_of_the_pytorch_record():
     params = jax.eval_shape(cnn(padding="VALID").init, jax.random.key(0))
     assert params["dense"]["layers"][0]["kernel"].shape == (5 * 5 * 32, 256)  # 28 -> 24 -> 12 -> 10 -> 5
 
 
 @pytest.mark.slow
-def test_odd_sizes_colours_and_classes():
+def test_odd_image_sizes_color_channels_and_class_counts():
     model = cnn((3, 4, 5), (3, 1, 2), (), classes=7, image_shape=(9, 15, 3))
     params = jax.eval_shape(model.init, jax.random.key(0))
     assert params["dense"]["layers"][0]["kernel"].shape == (1 * 1 * 5, 7)
@@ -80,29 +80,27 @@ def test_odd_sizes_colours_and_classes():
     ],
     ids=str,
 )
-def test_what_makes_no_net_is_refused(options):
-    with pytest.raises(ValueError, match=r"cnn takes|leave nothing|padding must be"):
+def test_invalid_architectures_are_rejected(options):
+    with pytest.raises(ValueError, match=r"cnn must have|leave nothing|padding must be"):
         cnn(**options)
 
 
 @pytest.mark.slow
-def test_it_trains_in_fit(tiny):
+def test_cnn_trains_in_fit(tiny):
     key = jax.random.key(0)
-    state, history = fit(
-        key, SMALLEST(), tiny, epochs=8, loss_fn=softmax_cross_entropy, optimizer=optax.adam(1e-2), batch_size=8
-    )
+    learner = Learner(SMALLEST(), softmax_cross_entropy, optax.adam(1e-2), batch_size=8)
+    state, history = fit(key, learner, tiny, epochs=8)
     assert history.train_loss[-1] < history.train_loss[0] / 2
-    assert evaluate(SMALLEST(), state.params, tiny.valid, softmax_cross_entropy).accuracy == 1
+    assert evaluate(learner, state.params, tiny.valid).accuracy == 1
 
 
 @pytest.mark.slow
-def test_many_train_at_once_as_one_by_one(tiny):
-    model, optimizer = SMALLEST(), optax.sgd(0.1)
-    options = {"model": model, "loss_fn": softmax_cross_entropy, "optimizer": optimizer, "batch_size": 8}
-    train = functools.partial(train_epoch, dataset=tiny.train, **options)
+def test_vmapped_training_matches_one_by_one(tiny):
+    learner = Learner(SMALLEST(), softmax_cross_entropy, optax.sgd(0.1), batch_size=8)
+    train = functools.partial(train_epoch, learner, dataset=tiny.train)
 
     def states():
-        return [init_state(jax.random.key(seed), model, optimizer) for seed in (0, 1)]
+        return [init_state(jax.random.key(seed), learner) for seed in (0, 1)]
 
     many, losses = jax.vmap(train)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states()))
     one, loss = train(states()[1])

@@ -12,7 +12,7 @@ from jax_mnist.models.conv import Conv, conv2d, max_pool
 
 pytestmark = pytest.mark.usefixtures("strict")
 
-# Channels on both sides of what shares patches, and a batch that fills no whole number of chunks.
+# Channel counts with and without shared patches, and a batch size that is not a multiple of the chunk size.
 GEOMETRIES = [
     (*options, *sizes)
     for options in itertools.product((1, 2), ("SAME", "VALID"))
@@ -52,7 +52,7 @@ def assert_close(ours, theirs, limit=LIMIT):
 
 
 def derivatives(function, *arguments):
-    """The value, the pullback of one cotangent and the pushforward of one tangent."""
+    """Return the value, the VJP of a random cotangent and the JVP of a random tangent."""
     value, pullback = jax.vjp(function, *arguments)
     tangents = tuple(normal(7, a.shape, a.dtype) for a in arguments)
     return value, pullback(normal(8, value.shape, value.dtype)), jax.jvp(function, arguments, tangents)[1]
@@ -63,7 +63,7 @@ def loss(convolution, pool, x, kernel):
 
 
 @pytest.mark.parametrize(("stride", "padding", "kernel_size", "shape"), GEOMETRIES)
-def test_convolution_gradients_and_jvp_are_those_of_jax_lax(x64, stride, padding, kernel_size, shape):
+def test_conv2d_value_gradients_and_jvp_match_jax_lax(x64, stride, padding, kernel_size, shape):
     x, kernel = normal(0, shape), normal(1, (*kernel_size, shape[-1], 3))
 
     def all_of(convolution):
@@ -74,7 +74,7 @@ def test_convolution_gradients_and_jvp_are_those_of_jax_lax(x64, stride, padding
 
 
 @pytest.mark.parametrize(("stride", "second"), [(1, jax.jacfwd), (2, jax.jacrev)])
-def test_second_derivatives_are_those_of_jax_lax(x64, stride, second):
+def test_second_derivatives_match_jax_lax(x64, stride, second):
     arguments = normal(0, (2, 5, 6, 2)), normal(1, (3, 2, 2, 2))
 
     def hessian(convolution, pool):
@@ -87,7 +87,7 @@ def test_second_derivatives_are_those_of_jax_lax(x64, stride, second):
 
 
 @pytest.mark.parametrize("window", [1, 2, 3])
-def test_pooling_is_that_of_jax_lax_at_ties_too(x64, window):
+def test_max_pool_and_its_derivatives_match_jax_lax_also_at_ties(x64, window):
     x = with_ties((3, 7, 8, 4))
 
     def all_of(pool):
@@ -96,19 +96,19 @@ def test_pooling_is_that_of_jax_lax_at_ties_too(x64, window):
     assert_close(all_of(max_pool), all_of(lax_pool), limit=0)
 
 
-def test_a_tie_sends_the_whole_gradient_to_the_first_maximum_row_by_row():
+def test_tied_maxima_send_the_whole_gradient_to_the_first_in_row_major_order():
     tiles = jnp.array([[[0, 1], [1, 1]], [[0, 0], [2, 2]], [[3, 3], [3, 3]], [[0, 0], [0, 5]]], jnp.float32)
     gradient = jax.grad(lambda x: jnp.sum(max_pool(x)))(tiles[..., None])[..., 0]
     np.testing.assert_array_equal(gradient, [[[0, 1], [0, 0]], [[0, 0], [1, 0]], [[1, 0], [0, 0]], [[0, 0], [0, 1]]])
 
 
-def test_pooling_hands_nan_on():
+def test_max_pool_propagates_nan():
     x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 0, 0].set(jnp.nan)
     np.testing.assert_array_equal(jnp.isnan(max_pool(x))[0, :, :, 0], [[True, False], [False, False]])
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(jnp.float32, 1e-3), (jnp.bfloat16, 0.5)])
-def test_dtypes_are_kept_and_rounding_is_no_worse_than_that_of_jax_lax(dtype, limit):
+def test_dtype_is_kept_and_rounding_is_no_worse_than_in_jax_lax(dtype, limit):
     x, kernel = normal(0, (16, 28, 28, 8), dtype), normal(1, (3, 3, 8, 4), dtype)
     own, plain = (jax.jit(functools.partial(derivatives, f)) for f in (conv2d, lax_conv))
     ours, theirs = own(x, kernel), plain(x, kernel)
@@ -121,7 +121,7 @@ def test_dtypes_are_kept_and_rounding_is_no_worse_than_that_of_jax_lax(dtype, li
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_vmap_is_a_loop(x64, shared):
+def test_vmap_matches_a_loop(x64, shared):
     xs, kernels = normal(0, (3, 2, 8, 8, 2)), normal(1, (3, 3, 3, 2, 2))
     gradient = jax.jit(jax.grad(functools.partial(loss, conv2d, max_pool), (0, 1)))
     together = jax.jit(jax.vmap(gradient, (None if shared else 0, 0)))(xs[0] if shared else xs, kernels)
@@ -137,7 +137,7 @@ def descend(convolution, pool, kernel, xs):
     return lax.scan(step, kernel, xs)
 
 
-def test_inside_scan_gradients_are_right_and_nothing_slow_is_left():
+def test_gradients_inside_scan_are_correct_and_compile_to_no_convolution():
     xs, kernel = normal(0, (3, 4, 8, 8, 2), jnp.float32), 0.1 * normal(1, (3, 3, 2, 4), jnp.float32)
     slow = ("convolution(", "scatter(")
 
@@ -152,14 +152,14 @@ def test_inside_scan_gradients_are_right_and_nothing_slow_is_left():
     assert [operation for operation in slow if operation in program] == []
 
 
-def test_forward_over_reverse_needs_no_convolution_either():
+def test_forward_over_reverse_compiles_to_no_convolution():
     arguments = normal(0, (2, 8, 8, 2), jnp.float32), normal(1, (3, 3, 2, 2), jnp.float32)
     hessian = jax.jit(jax.jacfwd(jax.grad(functools.partial(loss, conv2d, max_pool), 1), 1))
     assert "convolution(" not in str(hessian.lower(*arguments).compile().as_text())
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_elsewhere_than_on_a_cpu_it_is_plain_jax_lax(platform):
+def test_other_platforms_use_plain_jax_lax(platform):
     arguments = jnp.zeros((2, 8, 8, 2)), jnp.zeros((3, 3, 2, 2))
     gradient = jax.jit(jax.grad(functools.partial(loss, conv2d, max_pool), (0, 1))).trace(*arguments)
     text = gradient.lower(lowering_platforms=(platform,)).as_text()
@@ -192,16 +192,16 @@ def test_one_exported_program_serves_every_platform_and_batch_size():
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_refused(change):
+def test_conv2d_rejects_invalid_arguments(change):
     x = jnp.zeros(change.pop("x", (1, 8, 8, 2)))
     kernel = jnp.zeros(change.pop("kernel", (3, 3, 2, 4)), change.pop("dtype", x.dtype))
-    with pytest.raises(ValueError, match=r"must be|do not fit|does not fit"):
+    with pytest.raises(ValueError, match=r"must (be|fit|have)"):
         conv2d(x, kernel, **change)
 
 
 @pytest.mark.parametrize(("shape", "window"), [((1, 8, 8), 2), ((1, 8, 8, 1), 0), ((1, 1, 8, 1), 2)])
-def test_pooling_refuses_windows_that_fit_nowhere(shape, window):
-    with pytest.raises(ValueError, match="max_pool takes"):
+def test_max_pool_rejects_windows_that_do_not_fit(shape, window):
+    with pytest.raises(ValueError, match="max_pool"):
         max_pool(jnp.zeros(shape), window)
 
 
@@ -219,7 +219,7 @@ def test_pooling_refuses_windows_that_fit_nowhere(shape, window):
     ],
     ids=lambda options: "-".join(options) or "plain",
 )
-def test_the_layer_is_nnx_conv(options):
+def test_layer_matches_nnx_conv(options):
     ours, theirs = (layer(2, 4, (3, 3), rngs=nnx.Rngs(3), **options) for layer in (Conv, nnx.Conv))
     parameters = [nnx.to_pure_dict(nnx.state(layer, nnx.Param)) for layer in (ours, theirs)]
     assert_close(*parameters, limit=0)
@@ -229,7 +229,7 @@ def test_the_layer_is_nnx_conv(options):
 
 
 @pytest.mark.parametrize("leading", [(), (3, 2)])
-def test_the_layer_takes_any_number_of_leading_axes(leading):
+def test_layer_takes_any_number_of_leading_axes(leading):
     layer = Conv(2, 4, (3, 3), rngs=nnx.Rngs(3))
     x = normal(0, (*leading, 8, 9, 2), jnp.float32)
     y = layer(x.reshape(-1, 8, 9, 2))
@@ -254,14 +254,14 @@ def test_the_layer_takes_any_number_of_leading_axes(leading):
     ],
     ids=lambda options: "-".join(options),
 )
-def test_the_layer_refuses_what_it_has_not_when_it_is_made(options):
+def test_layer_rejects_unsupported_options_at_construction(options):
     arguments = {"in_features": 2, "out_features": 4, "kernel_size": (3, 3)} | options
     with pytest.raises(ValueError, match=r"Conv|kernel_size|strides|padding"):
         Conv(**arguments, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, 2), (2, 0), (2, 1)])
-def test_convolution_is_that_of_pytorch(x64, stride, padding):
+def test_conv2d_and_its_gradients_match_pytorch(x64, stride, padding):
     torch = pytest.importorskip("torch")
     x, kernel = np.array(normal(0, (3, 9, 8, 2))), np.array(normal(1, (5, 4, 2, 3)))
     theirs = [torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(kernel.transpose(3, 2, 0, 1))]
@@ -279,7 +279,7 @@ def test_convolution_is_that_of_pytorch(x64, stride, padding):
 
 
 @pytest.mark.parametrize("window", [2, 3])
-def test_pooling_sends_ties_where_pytorch_does(window):
+def test_max_pool_routes_tied_gradients_as_pytorch_does(window):
     torch = pytest.importorskip("torch")
     x = np.array(with_ties((3, 7, 8, 2)), np.float32)
     theirs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)

@@ -1,4 +1,4 @@
-"""The list of the datasets."""
+"""The `datasets` command."""
 
 import subprocess
 import sys
@@ -7,13 +7,13 @@ import pytest
 
 from jax_mnist import class_names
 from jax_mnist.__main__ import main
-from jax_mnist.data import tfds
+from jax_mnist.data.formats import tfds
 from jax_mnist.data.registry import BUNDLED, FAMILY
 
 
 @pytest.fixture
 def rows(tmp_path, monkeypatch, tiny, capsys):
-    """The printed rows by name, with fashion_mnist in the cache and mnist prepared for TFDS."""
+    """The printed rows by name, with Fashion-MNIST in the cache and MNIST prepared for TFDS."""
     monkeypatch.setenv("JAX_MNIST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "tfds"))
@@ -29,7 +29,7 @@ def rows(tmp_path, monkeypatch, tiny, capsys):
     return {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in lines}
 
 
-def test_it_tells_state_size_and_place(rows, tmp_path):
+def test_table_shows_state_size_and_path(rows, tmp_path):
     assert rows["mnist"] == rows["mnist_sample"] == ["bundled", "11.6 MB", str(BUNDLED)]
     assert rows["fashion_mnist"] == ["cached", "4.0 kB", str(tmp_path / "cache" / "fashion_mnist")]
     assert rows["kmnist"][0] == "missing"
@@ -37,16 +37,13 @@ def test_it_tells_state_size_and_place(rows, tmp_path):
     assert rows["tfds:mnist"][0] == "prepared"
     assert rows["tfds:mnist"][2] == str(tmp_path / "tfds" / "mnist" / "3.0.1")
     assert rows["tfds:kmnist"][0] == "missing"
-    assert list(rows) == [*class_sources(), *(f"tfds:{name}" for name in class_sources())]
+    names = ["mnist_sample", *FAMILY]
+    assert list(rows) == [*names, *(f"tfds:{name}" for name in names)]
 
 
-def class_sources():
-    return ["mnist_sample", *FAMILY]
-
-
-def test_the_module_is_the_command():
+def test_command_runs_as_a_module():
     output = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "jax_mnist.data"], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "error", "-m", "jax_mnist", "datasets"], capture_output=True, text=True, check=True
     ).stdout
     assert "bundled" in output
     assert "tfds:mnist" in output

@@ -1,4 +1,4 @@
-"""The bundled digits as fastai's MNIST_SAMPLE folder, and what guards a directory from being half written."""
+"""Export of the bundled digits as fastai's MNIST_SAMPLE folder, and atomic creation of directories."""
 
 import csv
 import stat
@@ -10,7 +10,7 @@ from PIL import Image
 from jax_mnist import class_names, load
 from jax_mnist.cli.export_folder import main
 from jax_mnist.data.formats.image_folder import write_folder
-from jax_mnist.data.load import sample_places
+from jax_mnist.data.load import sample_indices
 from jax_mnist.files import new_directory
 from jax_mnist.types import Dataset, Splits
 
@@ -22,14 +22,14 @@ def exported(tmp_path_factory):
     return directory
 
 
-def test_reading_it_back_gives_the_same_arrays_in_the_same_order(exported):
+def test_reading_back_gives_the_same_arrays_in_the_same_order(exported):
     for ours, read in zip(load("mnist_sample"), load(exported), strict=True):
         np.testing.assert_array_equal(ours.images, read.images)
         np.testing.assert_array_equal(ours.labels, read.labels)
     assert class_names(exported) == class_names("mnist_sample")
 
 
-def test_it_has_the_chapters_files_and_counts(exported):
+def test_files_and_counts_are_the_chapters(exported):
     counts = {f"{folder.parent.name}/{folder.name}": len(list(folder.iterdir())) for folder in exported.glob("*/*")}
     assert counts == {"train/3": 6131, "train/7": 6265, "valid/3": 1010, "valid/7": 1028}
     first = sorted(file.name for file in (exported / "train/3").iterdir())[:10]
@@ -37,7 +37,7 @@ def test_it_has_the_chapters_files_and_counts(exported):
 
 
 @pytest.mark.parametrize(("part", "digit"), [(0, 3), (1, 7)])
-def test_a_files_name_is_the_images_place_in_mnist(exported, part, digit):
+def test_file_name_is_the_index_in_mnist(exported, part, digit):
     mnist = load("mnist")[part]
     files = sorted((exported / ("train", "valid")[part] / str(digit)).iterdir())[::100]
     for file in files:
@@ -47,7 +47,7 @@ def test_a_files_name_is_the_images_place_in_mnist(exported, part, digit):
         assert mnist.labels[int(file.stem)] == digit
 
 
-def test_labels_csv_is_fastais(exported):
+def test_labels_csv_is_that_of_fastai(exported):
     with (exported / "labels.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[:2] == [["name", "label"], ["train/3/10.png", "0"]]
@@ -55,13 +55,13 @@ def test_labels_csv_is_fastais(exported):
     assert all((exported / name).is_file() and label == str(int("/7/" in name)) for name, label in rows[1:])
 
 
-def test_the_places_are_those_of_the_sample():
+def test_sample_indices_select_the_sample_from_mnist():
     mnist, sample = load("mnist"), load("mnist_sample")
-    for digits, images, places in zip(mnist, sample, sample_places(), strict=True):
-        np.testing.assert_array_equal(digits.images[places], images.images)
+    for whole, part, indices in zip(mnist, sample, sample_indices(), strict=True):
+        np.testing.assert_array_equal(whole.images[indices], part.images)
 
 
-def test_any_classes_are_written_and_read(tmp_path):
+def test_other_classes_are_written_and_read(tmp_path):
     images = np.arange(3 * 784, dtype=np.uint32).astype(np.uint8).reshape(3, 28, 28)
     dataset = Dataset(images, np.array([0, 0, 1], np.int32))
     write_folder(tmp_path / "shirts", Splits(dataset, dataset), ("coat", "dress"), (np.array([1, 2, 0]),) * 2)
@@ -69,15 +69,16 @@ def test_any_classes_are_written_and_read(tmp_path):
     assert "valid/dress/0.png,1" in (tmp_path / "shirts/labels.csv").read_text()
 
 
-def test_a_directory_with_something_in_it_is_left_alone(tmp_path, capsys):
+def test_existing_file_or_non_empty_directory_is_refused_and_unchanged(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "mine.txt"):
         assert main([str(path)]) == 2
-        assert capsys.readouterr().err == f"error: {path}: exists and is no empty directory; nothing was written\n"
+        error = capsys.readouterr().err
+        assert error == f"error: {path}: already exists and is not an empty directory; nothing was written\n"
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path):
+def test_failed_export_leaves_no_files(tmp_path):
     dataset = Dataset(np.zeros((2, 28, 28), np.uint8), np.array([0, 5], np.int32))
     with pytest.raises(IndexError):
         write_folder(tmp_path / "digits", Splits(dataset, dataset), ("3",), (np.arange(2),) * 2)
@@ -86,7 +87,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_new_directory_takes_an_empty_ones_place_with_the_usual_permissions(tmp_path):
+def test_new_directory_replaces_an_empty_one_with_the_usual_permissions(tmp_path):
     (tmp_path / "usual").mkdir()
     (tmp_path / "new").mkdir()
     for target in ("new", "deep/er"):

@@ -7,7 +7,7 @@ import pytest
 from jax_mnist.files import atomic_write
 
 
-def test_the_old_contents_stay_until_the_new_are_whole(tmp_path):
+def test_old_contents_stay_until_the_block_ends(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with atomic_write(path) as temporary:
@@ -17,7 +17,7 @@ def test_the_old_contents_stay_until_the_new_are_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_leaves_nothing_and_loses_nothing(tmp_path):
+def test_failed_write_keeps_the_old_contents_and_no_temporary_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
 
@@ -32,16 +32,16 @@ def test_a_failure_leaves_nothing_and_loses_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("place", ["no/such/directory/file.txt", "directory"])
-def test_the_file_that_cannot_be_written_is_named(tmp_path, place):
+@pytest.mark.parametrize("target", ["no/such/directory/file.txt", "directory"])
+def test_write_error_names_the_target(tmp_path, target):
     (tmp_path / "directory").mkdir()
-    with pytest.raises(OSError, match="cannot be written") as raised, atomic_write(tmp_path / place) as temporary:
+    with pytest.raises(OSError, match="cannot write") as raised, atomic_write(tmp_path / target) as temporary:
         temporary.write_text("new")
-    assert raised.value.filename == str(tmp_path / place)
+    assert raised.value.filename == str(tmp_path / target)
     assert [path.name for path in tmp_path.iterdir()] == ["directory"]
 
 
-def test_a_killed_process_loses_nothing(tmp_path):
+def test_killed_write_keeps_the_old_contents(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     code = f"""
@@ -55,7 +55,7 @@ with atomic_write({str(path)!r}) as temporary:
     assert path.read_text() == "old"
 
 
-def test_permissions_are_those_of_any_new_file(tmp_path):
+def test_written_file_has_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "plain").write_text("")
     with atomic_write(tmp_path / "replaced") as temporary:
         temporary.write_text("")

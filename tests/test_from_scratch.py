@@ -15,7 +15,7 @@ def test_init_params_std_scales_weights_and_biases():
             assert float(array.std()) == pytest.approx(std, rel=4 / (2 * array.size) ** 0.5)
 
 
-def test_init_params_differ_by_layer_and_key():
+def test_init_params_differ_between_layers_and_keys():
     first, second = init_params(jax.random.key(0), (4, 4, 4))
     other = init_params(jax.random.key(1), (4, 4, 4))[0]
     assert not np.isin(first.weights, second.weights).any()
@@ -23,12 +23,19 @@ def test_init_params_differ_by_layer_and_key():
 
 
 @pytest.mark.parametrize("sizes", [(), (784,), (784, 0, 1), (-1, 2)])
-def test_sizes_that_make_no_layer(sizes):
-    with pytest.raises(ValueError, match="two or more positive integers"):
+def test_init_params_rejects_invalid_sizes(sizes):
+    with pytest.raises(ValueError, match=r"sizes.*positive integers"):
         init_params(jax.random.key(0), sizes)
 
 
-def test_predict_is_numpys_in_float64(x64):
+@pytest.mark.parametrize("std", [1.0, 0.1, None])
+def test_init_params_takes_a_list_and_is_the_same_inside_jit(std):
+    params = init_params(jax.random.key(0), [6, 5, 3], std)
+    in_jit = jax.jit(lambda key: init_params(key, (6, 5, 3), std))(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_max_ulp, in_jit, params)
+
+
+def test_predict_matches_numpy_in_float64(x64):
     params = init_params(jax.random.key(0), (6, 5, 3))
     x = np.random.default_rng(0).random((4, 6))
     hidden = np.maximum(x @ np.asarray(params[0].weights) + np.asarray(params[0].bias), 0)
@@ -36,7 +43,7 @@ def test_predict_is_numpys_in_float64(x64):
     np.testing.assert_allclose(predict(params, x), expected, atol=1e-14)
 
 
-def test_no_crosstalk_between_examples():
+def test_examples_of_a_batch_are_independent():
     params = init_params(jax.random.key(0), (6, 5, 1))
     jacobian = jax.jacobian(lambda x: predict(params, x)[:, 0])(jnp.ones((3, 6)))
     for i in range(3):
@@ -45,13 +52,13 @@ def test_no_crosstalk_between_examples():
 
 
 @pytest.mark.parametrize("x", [np.zeros((2, 6), np.uint8), np.zeros((2, 5), np.float32), np.float32(1)])
-def test_predict_refuses_other_pixels(x):
-    with pytest.raises(ValueError, match=r"float \[b, 6\] with pixels in \[0, 1\]"):
+def test_predict_rejects_wrong_dtype_or_shape(x):
+    with pytest.raises(ValueError, match=r"x must be float \[b, 6\].*\[0, 1\]"):
         predict(init_params(jax.random.key(0), (6, 1)), np.asarray(x))
 
 
-def test_gradient_by_hand():
-    """One example, one weight: the slope of 1 - sigmoid(w x + b)."""
+def test_gradient_matches_the_analytic_derivative():
+    """One example, one weight: the derivative of 1 - sigmoid(w x + b)."""
     params = (Layer(jnp.array([[0.5]]), jnp.array([-0.2])),)
     p = 1 / (1 + np.exp(-(0.5 * 2 - 0.2)))
     found = gradient(params, Batch(jnp.array([[2.0]]), jnp.array([1]), jnp.array([True])))[0]
@@ -59,20 +66,20 @@ def test_gradient_by_hand():
     np.testing.assert_allclose(found.weights, [[-2 * p * (1 - p)]], rtol=1e-6)
 
 
-def test_gradient_of_a_padded_batch_is_that_of_its_images(x64):
+def test_padding_does_not_change_loss_or_gradient(x64):
     images = np.random.default_rng(0).integers(0, 256, (5, 2, 3), np.uint8)
     dataset = Dataset(images, np.array([1, 0, 1, 0, 1], np.int32))
     params = init_params(jax.random.key(0), (6, 4, 1))
     *_, padded = batches(dataset, 3)
-    alone = make_batch(images[3:], dataset.labels[3:])
+    unpadded = make_batch(images[3:], dataset.labels[3:])
     assert padded.x.shape == (3, 6)
-    assert alone.x.shape == (2, 6)
-    for a, b in zip(*(jax.tree.leaves(gradient(params, batch)) for batch in (padded, alone)), strict=True):
+    assert unpadded.x.shape == (2, 6)
+    for a, b in zip(*(jax.tree.leaves(gradient(params, batch)) for batch in (padded, unpadded)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-14, atol=1e-16)
-    np.testing.assert_allclose(loss(params, padded), loss(params, alone), rtol=1e-14)
+    np.testing.assert_allclose(loss(params, padded), loss(params, unpadded), rtol=1e-14)
 
 
-def test_update_compiles_once_for_all_batches_and_rates(sample, monkeypatch):
+def test_update_compiles_once_for_all_batches_and_learning_rates(sample, monkeypatch):
     traces = []
 
     def counting(params, x):
@@ -87,9 +94,9 @@ def test_update_compiles_once_for_all_batches_and_rates(sample, monkeypatch):
     assert traces == [(300, 784)]
 
 
-def test_update_is_the_written_formula(sample):
+def test_update_subtracts_learning_rate_times_gradient(sample):
     params = init_params(jax.random.key(0), (784, 1), std=0.1)
     batch = next(batches(sample.train, 64))
-    slopes = jax.grad(loss)(params, batch)
-    for new, old, slope in zip(*map(jax.tree.leaves, (update(params, batch, 0.3), params, slopes)), strict=True):
+    gradients = jax.grad(loss)(params, batch)
+    for new, old, slope in zip(*map(jax.tree.leaves, (update(params, batch, 0.3), params, gradients)), strict=True):
         np.testing.assert_allclose(new, old - 0.3 * slope, rtol=1e-6, atol=1e-7)

@@ -6,41 +6,42 @@ import pytest
 
 from jax_mnist import (
     Dataset,
+    Learner,
     Splits,
     cnn,
     evaluate,
-    examine,
     fit,
     flax_mlp,
-    gradient_norms,
+    interpret,
     linear,
     make_batch,
     mlp,
     mnist_loss,
-    most_confused,
-    predict_logits,
     softmax_cross_entropy,
-    top_losses,
 )
+from jax_mnist.analysis import gradient_norms, most_confused, predict_logits, top_losses
+
+ADAM = optax.adam(1e-3)
 
 
-@pytest.mark.parametrize("count", [1, 29, 30])
-def test_logits_are_those_of_the_model_whatever_the_batch(tiny, count):
+@pytest.mark.parametrize("batch_size", [1, 29, 30])
+def test_logits_do_not_depend_on_the_batch_size(tiny, batch_size):
     model = mlp((784, 5, 3))
     params = model.init(jax.random.key(0))
     expected = model.apply(params, make_batch(tiny.train.images, tiny.train.labels).x)
-    np.testing.assert_allclose(predict_logits(model, params, tiny.train, count), expected, atol=1e-6)
+    logits = predict_logits(model, params, tiny.train, batch_size=batch_size)
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
 
 
 def test_confused_pairs_are_sorted_and_off_the_diagonal():
     confusion = np.array([[90, 2, 3], [0, 80, 1], [3, 0, 70]])
     assert most_confused(confusion) == [(0, 2, 3), (2, 0, 3), (0, 1, 2), (1, 2, 1)]
-    assert most_confused(confusion, least=3) == [(0, 2, 3), (2, 0, 3)]
+    assert most_confused(confusion, min_count=3) == [(0, 2, 3), (2, 0, 3)]
 
 
-def test_top_losses_come_largest_first_and_no_number_before_all():
-    losses, places = top_losses(jnp.array([0.5, 2.0, jnp.nan, 2.0, 0.1]), 4)
-    assert places.tolist() == [2, 1, 3, 0]
+def test_top_losses_are_sorted_with_nan_first():
+    losses, indices = top_losses(jnp.array([0.5, 2.0, jnp.nan, 2.0, 0.1]), 4)
+    assert indices.tolist() == [2, 1, 3, 0]
     np.testing.assert_array_equal(losses[1:], np.float32([2, 2, 0.5]))
     assert len(top_losses(jnp.zeros(3), 9)[0]) == 3
 
@@ -50,61 +51,60 @@ def test_top_losses_come_largest_first_and_no_number_before_all():
     (lambda: flax_mlp((784, 6, 2)), softmax_cross_entropy),
     (lambda: cnn(filters=(3,), kernels=(3,), hidden=(), classes=2), softmax_cross_entropy),
 ], ids=["mlp", "flax_mlp", "cnn"])  # fmt: skip
-def test_a_gradient_norm_is_that_of_the_image_alone(tiny, make, loss_fn):
+def test_gradient_norm_is_that_of_one_image(tiny, make, loss_fn):
     model = make()
     params = model.init(jax.random.key(0))
-    norms = gradient_norms(model, params, tiny.valid, loss_fn, batch_size=4)
-    for place, (image, label) in enumerate(tiny.valid):
+    norms = gradient_norms(Learner(model, loss_fn, ADAM), params, tiny.valid, batch_size=4)
+    for index, (image, label) in enumerate(tiny.valid):
         batch = make_batch(image[None], label[None])
         gradients = jax.grad(lambda p, b=batch: loss_fn(model.apply(p, b.x), b.y)[0])(params)
         expected = np.sqrt(sum(np.sum(np.square(g, dtype=float)) for g in jax.tree.leaves(gradients)))
-        np.testing.assert_allclose(norms[place], expected, rtol=1e-4)
+        np.testing.assert_allclose(norms[index], expected, rtol=1e-4)
 
 
-def test_the_softmax_norm_of_a_linear_model_by_hand(tiny):
-    """|softmax - one hot| * sqrt(|x|^2 + 1): the weights' gradient is an outer product, the bias's its left side."""
+def test_softmax_gradient_norm_of_a_linear_model_by_hand(tiny):
+    """The norm is |softmax - one hot| * sqrt(|x|^2 + 1), since the weights' gradient is an outer product."""
     model = linear(784, 3)
     params = model.init(jax.random.key(0))
     x = np.asarray(make_batch(tiny.train.images, tiny.train.labels).x, float)
     logits = np.asarray(model.apply(params, x.astype(np.float32)), float)
     error = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) - np.eye(3)[tiny.train.labels]
     expected = np.linalg.norm(error, axis=1) * np.sqrt((x**2).sum(axis=1) + 1)
-    found = gradient_norms(model, params, tiny.train, softmax_cross_entropy)
+    found = gradient_norms(Learner(model, softmax_cross_entropy, ADAM), params, tiny.train)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_what_does_not_fit_is_refused(tiny):
+def test_labels_that_do_not_fit_are_refused(tiny):
     other = Dataset(tiny.valid.images, tiny.valid.labels + 5)
-    with pytest.raises(ValueError, match="do not fit a model"):
-        gradient_norms(linear(), linear().init(jax.random.key(0)), other, mnist_loss)
+    with pytest.raises(ValueError, match=r"labels .* 5\.\.6"):
+        gradient_norms(Learner(linear(), mnist_loss, ADAM), linear().init(jax.random.key(0)), other)
 
 
 @pytest.mark.parametrize(("columns", "loss_fn"), [(1, mnist_loss), (2, softmax_cross_entropy)])
 def test_wrong_labels_are_found(sample, columns, loss_fn):
-    """Twenty of 2,000 training labels are turned: most of them are among the twenty that look so."""
+    """Of 20 wrong labels among 2,000, at least 15 are among the 20 most likely to be mislabeled."""
     train = Dataset(sample.train.images[::6][:2000], sample.train.labels[::6][:2000].copy())
-    turned = np.random.default_rng(0).choice(2000, 20, replace=False)
-    train.labels[turned] = 1 - train.labels[turned]
+    wrong = np.random.default_rng(0).choice(2000, 20, replace=False)
+    train.labels[wrong] = 1 - train.labels[wrong]
     splits = Splits(train, sample.valid[::4])
-    model = linear(784, columns)
-    state, _ = fit(jax.random.key(0), model, splits, epochs=10, loss_fn=loss_fn, optimizer=optax.adam(1e-3))
-    findings = examine(model, state.params, splits, loss_fn, examples=20)
-    suspects = [example.place for example in findings.look_mislabelled]
-    assert len(set(suspects) & set(turned.tolist())) >= 15
-    assert findings.look_mislabelled[0].value < 0.5
-    assert all(example.label != example.predicted for example in findings.look_mislabelled[:10])
+    learner = Learner(linear(784, columns), loss_fn, ADAM)
+    state, _ = fit(jax.random.key(0), learner, splits, epochs=10)
+    suspects = interpret(learner, state.params, splits, examples=20).likely_mislabeled
+    assert len({example.index for example in suspects} & set(wrong.tolist())) >= 15
+    assert suspects[0].value < 0.5
+    assert all(example.label != example.predicted for example in suspects[:10])
 
 
-def test_the_findings_agree_with_each_other(tiny):
-    model = flax_mlp((784, 8, 2))
-    params = model.init(jax.random.key(1))
-    findings = examine(model, params, tiny, softmax_cross_entropy, examples=3)
-    assert findings.metrics == evaluate(model, params, tiny.valid, softmax_cross_entropy)
-    assert np.trace(findings.confusion) == round(float(findings.metrics.accuracy) * 10)
-    assert sum(pair.examples for pair in findings.confused) == 10 - np.trace(findings.confusion)
-    assert findings.calibration.counts.sum() == 10
-    logits = predict_logits(model, params, tiny.valid)
+def test_fields_of_an_interpretation_agree_with_each_other(tiny):
+    learner = Learner(flax_mlp((784, 8, 2)), softmax_cross_entropy, ADAM)
+    params = learner.model.init(jax.random.key(1))
+    found = interpret(learner, params, tiny, examples=3)
+    assert found.metrics == evaluate(learner, params, tiny.valid)
+    assert np.trace(found.confusion) == round(float(found.metrics.accuracy) * 10)
+    assert sum(pair.count for pair in found.most_confused) == 10 - np.trace(found.confusion)
+    assert found.calibration.counts.sum() == 10
+    logits = predict_logits(learner.model, params, tiny.valid)
     losses = softmax_cross_entropy(logits, tiny.valid.labels)
-    assert [example.place for example in findings.top_losses] == np.argsort(-losses)[:3].tolist()
-    assert findings.top_losses[0].label == tiny.valid.labels[findings.top_losses[0].place]
-    assert findings.teach_most[0].value == float(findings.gradient_norms.max())
+    assert [example.index for example in found.top_losses] == np.argsort(-losses)[:3].tolist()
+    assert found.top_losses[0].label == tiny.valid.labels[found.top_losses[0].index]
+    assert found.largest_gradients[0].value == float(found.gradient_norms.max())

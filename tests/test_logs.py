@@ -1,4 +1,4 @@
-"""The event files, read as TensorBoard reads them: records of a length, its checksum, an event and its checksum."""
+"""TensorBoard event files: records of a length, its checksum, an event and its checksum."""
 
 import csv
 import struct
@@ -26,7 +26,7 @@ def scalars(directory):
     return found
 
 
-def test_they_hold_the_history_also_of_a_resumed_run(tmp_path):
+def test_event_files_hold_the_history_of_a_resumed_run(tmp_path):
     arguments = ["--model", "linear", "--tensorboard", "--resume", str(tmp_path)]
     for epochs in ("2", "3"):
         assert train.main([*arguments, "--epochs", epochs]) == 0
@@ -38,7 +38,7 @@ def test_they_hold_the_history_also_of_a_resumed_run(tmp_path):
     assert "tensorflow" not in sys.modules
 
 
-def test_without_tensorboardx_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+def test_without_tensorboardx_the_error_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     assert train.main(["--model", "linear", "--epochs", "1", "--tensorboard", "--out", str(tmp_path)]) == 2
     assert 'pip install "jax_mnist[tensorboard]"' in capsys.readouterr().err

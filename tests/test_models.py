@@ -5,11 +5,11 @@ import optax
 import pytest
 from flax import nnx
 
-from jax_mnist import fit, flax_mlp, from_flax, init_params, linear, mlp, mnist_loss, predict
+from jax_mnist import Learner, fit, flax_mlp, from_flax, init_params, linear, mlp, mnist_loss, predict
 
 
 @pytest.mark.parametrize("model", [linear(784, 10), mlp((784, 30, 10)), flax_mlp((784, 30, 10))])
-def test_a_model_is_a_pair_of_pure_functions(model):
+def test_model_init_and_apply_are_pure(model):
     params = model.init(jax.random.key(0))
     assert model.apply(params, jnp.zeros((4, 784))).shape == (4, 10)
     again = model.init(jax.random.key(0))
@@ -19,8 +19,8 @@ def test_a_model_is_a_pair_of_pure_functions(model):
 
 
 @pytest.mark.parametrize("model", [linear(400, 300), mlp((400, 300, 1))])
-def test_they_start_as_pytorchs_linear_does(model):
-    """Uniform in +-1/sqrt(inputs), weights and biases: bounds, and the moments of a uniform distribution."""
+def test_initialization_matches_pytorch_linear(model):
+    """Check bounds and moments against uniform in +-1/sqrt(inputs), for weights and biases."""
     layer = model.init(jax.random.key(0))[0]
     bound = 400**-0.5
     for array in layer:
@@ -30,12 +30,12 @@ def test_they_start_as_pytorchs_linear_does(model):
         assert float((array**2).mean()) == pytest.approx(bound**2 / 3, rel=4 * (0.8 / array.size) ** 0.5)
 
 
-def test_std_makes_the_chapters_start():
+def test_std_selects_the_chapters_initialization():
     params = linear(std=1.0).init(jax.random.key(0))
     assert (params[0].weights == init_params(jax.random.key(0), (784, 1), 1.0)[0].weights).all()
 
 
-def test_flax_mlp_is_predict_with_the_same_weights(x64):
+def test_flax_mlp_matches_predict_with_the_same_weights(x64):
     layers = init_params(jax.random.key(0), (6, 5, 4, 3))
     params = {"layers": {i: {"kernel": w, "bias": b} for i, (w, b) in enumerate(layers)}}
     x = jax.random.normal(jax.random.key(1), (7, 6))
@@ -43,7 +43,7 @@ def test_flax_mlp_is_predict_with_the_same_weights(x64):
     assert jax.tree.structure(flax_mlp((6, 5, 4, 3)).init(jax.random.key(0))) == jax.tree.structure(params)
 
 
-def test_flax_starts_as_flax_does():
+def test_flax_mlp_keeps_flax_initialization():
     params = flax_mlp((400, 300, 1)).init(jax.random.key(0))["layers"][0]
     assert (params["bias"] == 0).all()
     assert float(params["kernel"].std()) == pytest.approx(400**-0.5, rel=0.02)
@@ -58,23 +58,23 @@ class Convolutional(nnx.Module):
         return self.out(nnx.relu(self.conv(x)).reshape(len(x), -1))
 
 
-def test_ones_own_module_trains_with_its_own_input_shape(tiny):
+def test_custom_module_trains_with_its_input_shape(tiny):
     model = from_flax(lambda rngs: Convolutional(rngs), input_shape=(28, 28, 1))
-    state, history = fit(jax.random.key(0), model, tiny, epochs=10, loss_fn=mnist_loss, optimizer=optax.adam(1e-2),
-                         batch_size=8)  # fmt: skip
+    learner = Learner(model, mnist_loss, optax.adam(1e-2), batch_size=8)
+    state, history = fit(jax.random.key(0), learner, tiny, epochs=10)
     assert history.accuracy[-1] == 1
     assert all(type(leaf) is not nnx.Param for leaf in jax.tree.leaves(state.params))
 
 
 @pytest.mark.parametrize("sizes", [(784,), (784, 0)])
-def test_flax_sizes_that_make_no_layer(sizes):
-    with pytest.raises(ValueError, match="two or more positive integers"):
+def test_flax_mlp_rejects_invalid_sizes(sizes):
+    with pytest.raises(ValueError, match=r"sizes.*positive integers"):
         flax_mlp(sizes)
 
 
 @pytest.mark.parametrize("graph_mode", [True, False])
-def test_both_of_flaxs_modes(graph_mode):
-    """Flax is about to make its tree mode the default."""
+def test_flax_mlp_works_in_graph_and_tree_mode(graph_mode):
+    """Flax plans to make tree mode the default."""
     with nnx.set_graph_mode(graph_mode), nnx.set_graph_updates(graph_mode):
         model = flax_mlp((6, 5, 1))
         assert jax.jit(model.apply)(model.init(jax.random.key(0)), jnp.ones((2, 6))).shape == (2, 1)

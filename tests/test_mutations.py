@@ -1,4 +1,4 @@
-"""Damaged files, thousands of them: every parser gives a result or says which file is wrong, in little memory."""
+"""Fuzzing of the parsers: each returns a result or an error that names the file, in little memory."""
 
 import contextlib
 import gzip
@@ -22,20 +22,18 @@ from PIL import Image
 
 from jax_mnist import (
     EpochRecord,
-    checkpoints,
     export_model,
     init_params,
     linear,
     load,
-    load_checkpoint,
     load_exported,
     load_params,
     read_photo,
-    save_checkpoint,
     save_params,
 )
 from jax_mnist.data.formats.idx import read_idx
 from jax_mnist.data.load import SIDE
+from jax_mnist.training import checkpoints, load_checkpoint, save_checkpoint
 
 GIB = 2**30
 SECONDS = 30
@@ -44,14 +42,14 @@ DIGIT[4:24, 12:16] = 255
 PARAMS = init_params(jax.random.key(0), (6, 4, 1))
 
 
-def as_it_is(contents: bytes) -> bytes:
+def unchanged(contents: bytes) -> bytes:
     return contents
 
 
 class Parser(NamedTuple):
-    """A file name, `parse(path) -> whether the result is one`, and `make() -> [(what is mutated, what seals it)]`.
+    """A file name, `parse(path) -> is the result valid?`, and `make() -> [(contents to mutate, seal)]`.
 
-    A seal makes checksums right again, so that what lies behind them is reached.
+    A seal is applied after the mutation. It recomputes checksums, so that the code behind them is reached too.
     """
 
     name: str
@@ -72,18 +70,18 @@ def picture(kind: str, image: np.ndarray | Image.Image, **options: Any) -> bytes
 
 
 def with_png_checksums(png: bytes) -> bytes:
-    sealed, place = png[:8], 8
-    while place + 12 <= len(png):
-        (size,) = struct.unpack(">I", png[place : place + 4])
-        body = png[place + 4 : place + 8 + size]
-        sealed += png[place : place + 4] + body + struct.pack(">I", zlib.crc32(body))
-        place += 12 + size
-    return sealed + png[place:]
+    sealed, offset = png[:8], 8
+    while offset + 12 <= len(png):
+        (size,) = struct.unpack(">I", png[offset : offset + 4])
+        body = png[offset + 4 : offset + 8 + size]
+        sealed += png[offset : offset + 4] + body + struct.pack(">I", zlib.crc32(body))
+        offset += 12 + size
+    return sealed + png[offset:]
 
 
 def make_idx():
     contents = struct.pack(">4I", 0x0803, 3, SIDE, SIDE) + np.stack([DIGIT] * 3).tobytes()
-    return [(contents, as_it_is), (contents, gzip.compress), (gzip.compress(contents), as_it_is)]
+    return [(contents, unchanged), (contents, gzip.compress), (gzip.compress(contents), unchanged)]
 
 
 def parse_idx(path):
@@ -92,7 +90,7 @@ def parse_idx(path):
 
 
 def make_params():
-    return [(written(lambda path: save_params(path, PARAMS)), as_it_is)]
+    return [(written(lambda path: save_params(path, PARAMS)), unchanged)]
 
 
 def parse_params(path):
@@ -103,31 +101,31 @@ def parse_params(path):
 
 
 def with_checksum(contents: bytes) -> bytes:
-    place = checkpoints._checksum_place(contents)
-    if place is None:
+    span = checkpoints._checksum_span(contents)
+    if span is None:
         return contents
-    return contents[: place[0]] + checkpoints._checksum(contents, place).encode() + contents[place[1] :]
+    return contents[: span[0]] + checkpoints._checksum(contents, span).encode() + contents[span[1] :]
 
 
 def make_checkpoint():
-    state, rows = {"params": PARAMS, "key": jax.random.key(0)}, [EpochRecord(1, 0.5, 0.4, 0.9, 0.1, 0.1)]
-    whole = written(lambda path: save_checkpoint(path, state, rows, {"seed": 0}))
-    return [(whole, as_it_is), (whole, with_checksum)]
+    state, records = {"params": PARAMS, "key": jax.random.key(0)}, [EpochRecord(1, 0.5, 0.4, 0.9, 0.1, 0.1)]
+    whole = written(lambda path: save_checkpoint(path, state, records, {"seed": 0}))
+    return [(whole, unchanged), (whole, with_checksum)]
 
 
 def parse_checkpoint(path):
     found = load_checkpoint(path, {"params": PARAMS, "key": jax.random.key(1)}, {"seed": 0})
-    return len(jax.tree.leaves(found.state)) == 5 and all(isinstance(row, EpochRecord) for row in found.rows)
+    return len(jax.tree.leaves(found.state)) == 5 and all(isinstance(record, EpochRecord) for record in found.records)
 
 
 def make_png():
     palette, colour = Image.fromarray(DIGIT).convert("P"), Image.fromarray(DIGIT).convert("RGB")
     pngs = [picture("PNG", image) for image in (DIGIT, palette, colour, Image.new("I;16", (SIDE, SIDE)))]
-    return [(png, seal) for png in pngs for seal in (as_it_is, with_png_checksums)]
+    return [(png, seal) for png in pngs for seal in (unchanged, with_png_checksums)]
 
 
 def parse_folder(path):
-    """`path` becomes one image of a folder that is otherwise good."""
+    """Load an otherwise valid folder in which `path` is one image."""
     for part in ("train", "valid"):
         (path.parent / part / "3").mkdir(parents=True, exist_ok=True)
         Image.fromarray(DIGIT).save(path.parent / part / "3" / "1.png")
@@ -139,10 +137,10 @@ def parse_folder(path):
 def make_photo():
     large = Image.fromarray(255 - DIGIT).resize((90, 120))
     exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "a photographed digit"  # turned by a quarter
+    exif[0x0112], exif[0x010E] = 6, "a photographed digit"  # rotated by 90 degrees
     jpegs = [picture("JPEG", image, exif=exif) for image in (large, large.convert("RGB"))]
     layers = [picture("PNG", large.convert(mode), exif=exif) for mode in ("L", "LA", "RGBA", "I;16", "1")]
-    return [(jpeg, as_it_is) for jpeg in jpegs] + [(png, with_png_checksums) for png in layers]
+    return [(jpeg, unchanged) for jpeg in jpegs] + [(png, with_png_checksums) for png in layers]
 
 
 def parse_photo(path):
@@ -157,7 +155,7 @@ def make_exported():
         program, about = archive.read("program"), archive.read("about.json")
 
     return [
-        (whole, as_it_is),
+        (whole, unchanged),
         (about, lambda contents: zipped(program, contents)),
         (program, lambda contents: zipped(contents, about)),
     ]
@@ -214,33 +212,33 @@ WORDS = [
 
 @st.composite
 def mutated(draw, good: bytes) -> bytes:
-    """Some bytes overwritten, put in, left out, doubled or turned, or the end cut off; one to five times."""
+    """Overwrite, insert, delete, duplicate or flip some bytes, or truncate; one to five times."""
     contents = good
     for _ in range(draw(st.integers(1, 5))):
         end = len(contents)
-        place = draw(st.one_of(st.integers(0, min(end, 64)), st.integers(0, end), st.integers(max(end - 64, 0), end)))
+        at = draw(st.one_of(st.integers(0, min(end, 64)), st.integers(0, end), st.integers(max(end - 64, 0), end)))
         some = draw(st.one_of(st.sampled_from(NUMBERS + WORDS), st.binary(min_size=1, max_size=8)))
         length = draw(st.integers(1, 32))
         contents = draw(
             st.sampled_from([
-                contents[:place] + some + contents[place + len(some) :],
-                contents[:place] + some + contents[place:],
-                contents[:place] + contents[place + length :],
-                contents[: place + length] + contents[place:],
-                contents[:place] + bytes(b ^ 1 << length % 8 for b in contents[place:][:1]) + contents[place + 1 :],
-                contents[:place],
+                contents[:at] + some + contents[at + len(some) :],
+                contents[:at] + some + contents[at:],
+                contents[:at] + contents[at + length :],
+                contents[: at + length] + contents[at:],
+                contents[:at] + bytes(b ^ 1 << length % 8 for b in contents[at:][:1]) + contents[at + 1 :],
+                contents[:at],
             ])
         )  # fmt: skip
     return contents
 
 
 class Hang(BaseException):
-    """It took too long."""
+    """Parsing exceeded the time limit."""
 
 
 @contextlib.contextmanager
-def limits():
-    """Inside, a block that takes more than SECONDS ends with Hang."""
+def time_limit():
+    """Raise Hang if the block takes more than SECONDS."""
 
     def stop(*_):
         raise Hang
@@ -255,9 +253,9 @@ def limits():
 
 
 def outcome(parser: Parser, contents: bytes) -> str:
-    """How reading such a file ends; whatever is raised beside our own error passes through."""
-    with tempfile.TemporaryDirectory() as directory, limits(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as for a user; Pillow warns of much that it can read
+    """Return "read" or "refused"; exceptions other than ours propagate."""
+    with tempfile.TemporaryDirectory() as directory, time_limit(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as for a user; Pillow warns about many files that it can read
         path = Path(directory) / parser.name
         path.write_bytes(contents)
         try:
@@ -270,15 +268,15 @@ def outcome(parser: Parser, contents: bytes) -> str:
 
 
 @contextlib.contextmanager
-def measured(most: int = GIB):
-    """Inside, the process must not grow by `most` bytes, not even for a moment."""
+def memory_limit(max_bytes: int = GIB):
+    """Assert that the peak memory of the process grows by less than `max_bytes` in the block."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the largest size so far is forgotten
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except OSError:
-        pytest.skip("no Linux, whose peak of memory can be read")
+        pytest.skip("peak memory can only be read on Linux")
     before = peak()
     yield
-    assert peak() - before < most
+    assert peak() - before < max_bytes
 
 
 def peak() -> int:
@@ -288,7 +286,7 @@ def peak() -> int:
 
 @pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PARSERS)
-def test_a_mutated_file_is_read_or_refused(name, count):
+def test_mutated_file_is_read_or_refused(name, count):
     parser = PARSERS[name]
     seeds = parser.make()
     outcomes = {"read": 0, "refused": 0}
@@ -300,21 +298,21 @@ def test_a_mutated_file_is_read_or_refused(name, count):
         good, seal = seeds[data.draw(st.integers(0, len(seeds) - 1))]
         outcomes[outcome(parser, seal(data.draw(mutated(good))))] += 1
 
-    with measured():
+    with memory_limit():
         check()
     print(f"\n{name}: {outcomes}")
     assert outcomes["refused"] > count // 4
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_what_is_mutated_was_good(name):
+def test_files_are_valid_before_mutation(name):
     for good, seal in PARSERS[name].make():
         if name != "folder" or Image.open(io.BytesIO(good)).mode in ("L", "RGB"):
             assert outcome(PARSERS[name], seal(good)) == "read"
 
 
 def png_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of 28x28 grey pixels with the given chunks before its pixels."""
+    """Return a PNG of 28x28 grey pixels with the given chunks before its pixels."""
     good = picture("PNG", DIGIT)
     extra = b"".join(struct.pack(">I", len(data)) + kind + data + bytes(4) for kind, data in chunks)
     return with_png_checksums(good[:33] + extra + good[33:])
@@ -334,7 +332,7 @@ def tensor_of(*shape: int) -> bytes:
 LARGE = {
     "idx of 2^31 images": ("idx", lambda: struct.pack(">4I", 0x0803, 2**31, 28, 28)),
     "idx of 2^31 images, gzipped": ("idx", lambda: gzip.compress(struct.pack(">4I", 0x0803, 2**31, 28, 28))),
-    "idx of the most that is read, not there": ("idx", lambda: struct.pack(">4I", 0x0803, 640, 2**10, 2**10)),
+    "idx that declares the size limit, truncated": ("idx", lambda: struct.pack(">4I", 0x0803, 640, 2**10, 2**10)),
     "idx that unpacks to 2 GiB": ("idx", lambda: gzip_of_zeros(2, struct.pack(">4I", 0x0803, 28, 28, 28))),
     "a header of 2^63 bytes": ("parameters", lambda: struct.pack("<Q", 2**63) + b"{}"),
     "a tensor of 2^31 rows": ("parameters", lambda: tensor_of(2**31, 784)),
@@ -354,7 +352,7 @@ def deflated_zeros(gib: int) -> bytes:
 
 
 def gzip_of_zeros(gib: int, start: bytes) -> bytes:
-    """Two gzip members one after the other, which is one file."""
+    """Return a gzip file of two members: `start`, then zeros."""
     file = io.BytesIO(gzip.compress(start))
     file.seek(0, io.SEEK_END)
     with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as zeros:
@@ -363,16 +361,16 @@ def gzip_of_zeros(gib: int, start: bytes) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("what", LARGE)
-def test_what_announces_much_is_refused_in_little_memory(what):
-    name, make = LARGE[what]
+@pytest.mark.parametrize("case", LARGE)
+def test_file_that_declares_a_huge_size_is_refused_in_little_memory(case):
+    name, make = LARGE[case]
     contents = make()
-    with measured(2**28):
+    with memory_limit(2**28):
         assert outcome(PARSERS[name], contents) == "refused"
 
 
 @pytest.mark.slow
-def test_the_largest_photo_that_is_read_takes_less_than_a_gib():
+def test_largest_accepted_photo_takes_less_than_a_gib():
     contents = picture("PNG", Image.new("RGBA", (8000, 8000), "white"), compress_level=1)
-    with measured():
+    with memory_limit():
         outcome(PARSERS["photo"], contents)

@@ -6,11 +6,12 @@ import optax
 import pytest
 from PIL import Image
 
-from jax_mnist import correct, fit, make_batch, mlp, mnist_loss, read_photo, softmax_cross_entropy
+from jax_mnist import Learner, fit, make_batch, mlp, mnist_loss, read_photo, softmax_cross_entropy
+from jax_mnist.metrics import correct
 
 
 def photographed(rng, image, light_on_dark):
-    """A digit enlarged into 300x400, shifted, on unevenly lit grey with noise."""
+    """Return a digit enlarged and shifted in 300x400 pixels of unevenly lit, noisy grey paper."""
     scale = rng.integers(5, 10)
     enlarged = Image.fromarray(image).resize((28 * scale, 28 * scale), Image.Resampling.BICUBIC)
     ink = np.zeros((300, 400))
@@ -28,25 +29,25 @@ def photographed(rng, image, light_on_dark):
     ("sample", (784, 30, 1), mnist_loss),
     ("mnist", (784, 100, 10), softmax_cross_entropy),
 ])  # fmt: skip
-def test_200_digits_photographed(request, tmp_path, name, sizes, loss_fn):
+def test_at_least_190_of_200_photographed_digits_are_classified_correctly(request, tmp_path, name, sizes, loss_fn):
     splits = request.getfixturevalue(name)
     model = mlp(sizes)
-    state, _ = fit(jax.random.key(0), model, splits, epochs=6, loss_fn=loss_fn, optimizer=optax.adam(2e-3))
+    state, _ = fit(jax.random.key(0), Learner(model, loss_fn, optax.adam(2e-3)), splits, epochs=6)
     rng = np.random.default_rng(0)
-    places = rng.choice(len(splits.valid), 200, replace=False)
+    indices = rng.choice(len(splits.valid), 200, replace=False)
     images = []
-    for i, place in enumerate(places):
-        Image.fromarray(photographed(rng, splits.valid.images[place], i % 2 == 0)).save(
+    for i, index in enumerate(indices):
+        Image.fromarray(photographed(rng, splits.valid.images[index], i % 2 == 0)).save(
             tmp_path / "photo.png", compress_level=1
         )
         images.append(read_photo(tmp_path / "photo.png"))
-    batch = make_batch(np.stack(images), splits.valid.labels[places])
-    right = int(correct(model.apply(state.params, batch.x), batch.y).sum())
-    print(f"\n{name}: {right} of 200 right")
-    assert right >= 190
+    batch = make_batch(np.stack(images), splits.valid.labels[indices])
+    hits = int(correct(model.apply(state.params, batch.x), batch.y).sum())
+    print(f"\n{name}: {hits} of 200 correct")
+    assert hits >= 190
 
 
-def test_mnists_own_pictures_come_out_almost_as_they_went_in(tmp_path, mnist):
+def test_mnist_images_are_almost_unchanged(tmp_path, mnist):
     differences = []
     for i, image in enumerate(mnist.valid.images[:100]):
         Image.fromarray(image if i % 2 else 255 - image).save(tmp_path / "digit.png")
@@ -57,12 +58,12 @@ def test_mnists_own_pictures_come_out_almost_as_they_went_in(tmp_path, mnist):
 def stroke(height=300, width=400):
     picture = np.full((height, width), 230, np.uint8)
     picture[height // 4 : 3 * height // 4, width // 2 - 10 : width // 2 + 10] = 20
-    picture[height // 4 : height // 4 + height // 30, width // 2 - 20 : width // 2 + 10] = 20  # no tie in rounding
+    picture[height // 4 : height // 4 + height // 30, width // 2 - 20 : width // 2 + 10] = 20  # avoids a rounding tie
     return Image.fromarray(picture)
 
 
-def variants(path):
-    """The same picture in every way that a camera or a drawing program may hand it over."""
+def variants():
+    """Yield the same picture in every mode that a camera or drawing program writes."""
     picture = stroke()
     yield picture
     yield Image.fromarray(255 - np.asarray(picture))
@@ -75,9 +76,9 @@ def variants(path):
     yield transparent
 
 
-def test_modes_and_polarities(tmp_path):
+def test_modes_and_polarities_give_the_same_image(tmp_path):
     images = []
-    for variant in variants(tmp_path):
+    for variant in variants():
         variant.save(tmp_path / "photo.png")
         images.append(read_photo(tmp_path / "photo.png").astype(int))
     stroke().save(tmp_path / "photo.jpeg", quality=60)
@@ -86,16 +87,16 @@ def test_modes_and_polarities(tmp_path):
         assert np.abs(image - images[0]).mean() < 2
 
 
-def test_a_camera_held_sideways(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees to see it upright
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees to be upright
     stroke().save(tmp_path / "photo.jpeg", exif=exif)
     rows, columns = (np.flatnonzero(read_photo(tmp_path / "photo.jpeg").max(axis=axis) > 40) for axis in (1, 0))
     assert len(columns) >= 19
     assert len(rows) <= 5
 
 
-def test_the_digit_fills_20_pixels_and_is_centred_by_mass(tmp_path):
+def test_digit_fills_20_pixels_and_is_centred_by_mass(tmp_path):
     picture = np.zeros((400, 300))
     y, x = np.mgrid[0:1:100j, 0:1:50j]
     picture[20:120, 230:280] = 200 * (x > y)
@@ -110,7 +111,7 @@ def test_the_digit_fills_20_pixels_and_is_centred_by_mass(tmp_path):
         assert abs(centre - 14) <= 0.5
 
 
-def test_large_pictures_and_specks(tmp_path):
+def test_large_picture_is_read_without_specks(tmp_path):
     big = stroke(3000, 4000)
     big.paste(20, (300, 300, 340, 340))
     big.save(tmp_path / "photo.png")
@@ -120,7 +121,7 @@ def test_large_pictures_and_specks(tmp_path):
     assert image.max() > 200
 
 
-def test_a_large_picture_of_16_bits_is_read(tmp_path):
+def test_large_16_bit_picture_equals_its_8_bit_version(tmp_path):
     picture = stroke(1200, 1600)
     picture.save(tmp_path / "8.png")
     Image.fromarray(np.asarray(picture).astype(np.uint16) * 257).save(tmp_path / "16.png")
@@ -141,7 +142,7 @@ def save_noise(path):
     Image.fromarray(noise.astype(np.uint8)).save(path)
 
 
-def save_cut(path):
+def save_truncated(path):
     stroke().save(path)
     path.write_bytes(path.read_bytes()[:200])
 
@@ -161,15 +162,15 @@ def save_huge(path):
 
 
 @pytest.mark.parametrize(("save", "message"), [
-    (save_text, "is no readable PNG or JPEG"),
-    (save_blank, "shows no digit; expected one digit, dark on light or light on dark"),
+    (save_text, "not a readable PNG or JPEG"),
+    (save_blank, "shows no digit; .*dark on light or light on dark"),
     (save_noise, "shows no digit"),
-    (save_cut, "is no readable PNG or JPEG"),
-    (save_gif, "is no readable PNG or JPEG"),
+    (save_truncated, "not a readable PNG or JPEG"),
+    (save_gif, "not a readable PNG or JPEG"),
     (save_one_pixel, "shows no digit"),
     (save_huge, "large|DecompressionBomb|exceeds"),
 ])  # fmt: skip
-def test_what_is_no_digit_is_refused_by_name(tmp_path, save, message):
+def test_file_without_a_readable_digit_is_refused_by_name(tmp_path, save, message):
     path = tmp_path / "photo.png"
     save(path)
     with pytest.raises(ValueError, match=message) as error:
@@ -177,6 +178,6 @@ def test_what_is_no_digit_is_refused_by_name(tmp_path, save, message):
     assert str(path) in str(error.value)
 
 
-def test_no_such_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected a PNG or JPEG"):
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.png: .*PNG or JPEG"):
         read_photo(tmp_path / "nothing.png")

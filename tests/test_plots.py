@@ -2,7 +2,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from jax_mnist import History, calibration, plots
+from jax_mnist import History, plots
+from jax_mnist.metrics import calibration
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from jax_mnist import fit, flax_mlp, mixed_precision, mlp, mnist_loss
+from jax_mnist import Learner, fit, flax_mlp, mlp, mnist_loss
+from jax_mnist.models import mixed_precision
 
 
 @pytest.mark.parametrize("make", [mlp, flax_mlp])
@@ -25,7 +26,7 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_params(make):
 
 
 def test_mixed_precision_model_trains(tiny):
-    state, history = fit(jax.random.key(0), mixed_precision(mlp((784, 16, 1))), tiny, epochs=8, loss_fn=mnist_loss,
-                         optimizer=optax.adam(1e-2), batch_size=8)  # fmt: skip
+    learner = Learner(mixed_precision(mlp((784, 16, 1))), mnist_loss, optax.adam(1e-2), batch_size=8)
+    state, history = fit(jax.random.key(0), learner, tiny, epochs=8)
     assert history.accuracy[-1] == 1
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}

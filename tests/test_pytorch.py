@@ -128,22 +128,22 @@ def test_layers_without_bias_and_a_single_layer():
     like = {"kernel": np.zeros((3, 2), np.float32)}
     assert_equal(to_state_dict(like), {"weight": np.zeros((2, 3), np.float32)})
     assert from_state_dict({"weight": np.ones((2, 3))}, like)["kernel"].shape == (3, 2)
-    with pytest.raises(ValueError, match=r"unexpected bias; expected .*weight"):
+    with pytest.raises(ValueError, match=r"unexpected bias; .*weight"):
         from_state_dict({"weight": np.ones((2, 3)), "bias": np.ones(2)}, like)
 
 
 def test_ambiguous_layers_of_equal_shape_need_names():
     like = expected(from_flax(lambda rngs: Twins(rngs)))
     state_dict = numbered((4, 4), (4, 4))
-    with pytest.raises(ValueError, match=r"'first' and 'second' .*same shape.*names="):
+    with pytest.raises(ValueError, match=r"'first' and 'second' have the same shape.*names="):
         from_state_dict(state_dict, like)
     params = from_state_dict(state_dict, like, names={"second": "2", "first": "0"})
     np.testing.assert_array_equal(params["second"]["bias"], state_dict["2.bias"])
     own_names = {f"{'first' if name[0] == '0' else 'second'}{name[1:]}": array for name, array in state_dict.items()}
     assert_equal(from_state_dict(own_names, like), params)
-    with pytest.raises(ValueError, match=r"names must .* layers \['first', 'second'\]"):
+    with pytest.raises(ValueError, match="names must map each of the layers"):
         from_state_dict(state_dict, like, names={"first": "0"})
-    with pytest.raises(ValueError, match=r"names must .* layers \['first', 'second'\]"):
+    with pytest.raises(ValueError, match="names must map each of the layers"):
         to_state_dict(params, names={"first": "0", "second": "0"})
 
 
@@ -152,7 +152,7 @@ def test_pytree_order_that_is_not_the_order_of_a_net_is_refused():
     with pytest.raises(ValueError, match=r"'body' is a convolution after a dense layer.*names="):
         to_state_dict(params)
     assert to_state_dict(params, names={"body": "0", "a_head": "2"})["2.weight"].shape == (1, 8)
-    with pytest.raises(ValueError, match=r"'wide' takes 784 values, .* gives 10;.*names="):
+    with pytest.raises(ValueError, match=r"'wide' takes 784 values, .* 10.*names="):
         to_state_dict({"head": {"kernel": np.zeros((30, 10))}, "wide": {"kernel": np.zeros((784, 30))}})
 
 
@@ -161,10 +161,10 @@ def test_pytree_order_that_is_not_the_order_of_a_net_is_refused():
     [
         (lambda d: d.pop("2.bias"), r"has no 2\.bias \[1\]; it holds 0\.weight, 0\.bias, 2\.weight"),
         (lambda d: d.pop("0.weight"), r"has no 0\.weight \[30, 784\]"),
-        (lambda d: d.update({"2.scale": np.ones(1)}), r"unexpected 2\.scale; expected .*0\.weight"),
+        (lambda d: d.update({"2.scale": np.ones(1)}), r"unexpected 2\.scale; .*0\.weight"),
         (lambda d: d.update({"0.weight": np.ones((784, 30))}), r"0\.weight must be \[30, 784\], got \[784, 30\]"),
         (lambda d: d.update({"2.bias": np.ones(())}), r"2\.bias must be \[1\], got \[\]"),
-        (lambda d: d.update({"2.bias": np.array(["x"])}), r"2\.bias must be .*numeric.*, got ndarray"),
+        (lambda d: d.update({"2.bias": np.array(["x"])}), r"2\.bias must be .* numeric .*ndarray"),
         (lambda d: d.update({"4.weight": np.ones((1, 1))}), r"holds 3 layers \(0, 2, 4\); expected 2.*\[784, 30\]"),
         (lambda d: d.clear(), r"holds 0 layers .*expected 2"),
     ],
@@ -179,7 +179,7 @@ def test_state_dict_that_does_not_match_is_refused(change, message):
 def test_unsupported_parameters_are_refused():
     with pytest.raises(ValueError, match=r"norm\.scale: expected layers"):
         to_state_dict({"norm": {"scale": np.ones(3), "bias": np.ones(3)}})
-    with pytest.raises(ValueError, match=r"layer 'conv' .*weights .* got weight \[3, 1, 2\]"):
+    with pytest.raises(ValueError, match=r"layer 'conv' must have weights .* got weight \[3, 1, 2\]"):
         to_state_dict({"conv": {"kernel": np.ones((3, 1, 2))}})
     with pytest.raises(ValueError, match="layer 'norm' must have weights"):
         to_state_dict({"norm": {"bias": np.ones(3)}})

@@ -11,17 +11,15 @@ import numpy as np
 import optax
 import pytest
 
-from jax_mnist import History, Splits, flax_mlp, linear, mnist_loss, softmax_cross_entropy
-from jax_mnist.analysis.interpret import interpret
+from jax_mnist import History, Learner, Splits, flax_mlp, interpret, linear, mnist_loss, softmax_cross_entropy
 from jax_mnist.analysis.report import as_figures, write_report
-from jax_mnist.types import Learner
 
 HISTORY = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
 
 
 @pytest.fixture(scope="module")
-def interpreted(sample):
-    """The interpretation of an untrained model, its splits, and class names that need escaping."""
+def found(sample):
+    """Return the interpretation of an untrained model for a few images, with awkward class names."""
     splits = Splits(*(part[::40] for part in sample))
     learner = Learner(linear(), mnist_loss, optax.sgd(0.1))
     params = learner.model.init(jax.random.key(0))
@@ -29,20 +27,20 @@ def interpreted(sample):
 
 
 @pytest.fixture(scope="module")
-def page(interpreted, tmp_path_factory):
+def page(found, tmp_path_factory):
     directory = tmp_path_factory.mktemp("report") / "new" / "directory"
-    return write_report(directory, *interpreted, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
+    return write_report(directory, *found, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
 
 
-def test_same_interpretation_gives_the_same_page_and_leaves_no_figure_open(interpreted, page, tmp_path):
+def test_report_is_deterministic_and_closes_its_figures(found, page, tmp_path):
     before = plt.get_fignums()
-    again = write_report(tmp_path, *interpreted, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
+    again = write_report(tmp_path, *found, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
     assert again.read_bytes() == page.read_bytes()
     assert plt.get_fignums() == before
 
 
 class Page(HTMLParser):
-    """The page's elements and text; parsing asserts that elements are closed in the right order."""
+    """The elements and the text of a page; asserts that every element is closed in order."""
 
     def __init__(self, text):
         super().__init__()
@@ -73,7 +71,7 @@ def test_page_is_well_formed_and_self_contained(page):
     assert sorted(file.name for file in page.parent.iterdir()) == ["report.html", "report.json"]
 
 
-def test_pictures_have_alt_texts_and_tables_have_headers(page):
+def test_pictures_have_alternative_texts_and_tables_have_headings(page):
     elements = Page(page.read_text()).elements
     pictures = [attributes for tag, attributes in elements if tag == "img"]
     assert len(pictures) == 4 + 3 * 6
@@ -90,8 +88,8 @@ def test_names_are_escaped(page):
         assert name in words
 
 
-def test_page_and_json_show_the_same_numbers(page, interpreted):
-    interpretation, splits, classes = interpreted
+def test_page_and_json_agree(page, found):
+    interpretation, splits, classes = found
     figures = json.loads((page.parent / "report.json").read_text())
     assert figures == as_figures(interpretation, classes)
     assert np.sum(figures["confusion_matrix"]) == figures["count"] == len(splits.valid)
@@ -133,8 +131,8 @@ addEventListener("load", () => { document.title = JSON.stringify({
 
 
 @pytest.mark.parametrize("width", [1200, 500])
-def test_page_renders_in_a_browser_without_a_network(page, tmp_path, width):
-    """All pictures are drawn, nothing is fetched, and nothing is wider than the window."""
+def test_page_opens_in_a_browser_without_network(page, tmp_path, width):
+    """All pictures are drawn, nothing is fetched, nothing is wider than the window."""
     (tmp_path / "probed.html").write_text(page.read_text().replace("</body>", PROBE))
     options = ["--headless", "--disable-gpu", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND"]
     options += ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []

@@ -1,7 +1,8 @@
-"""On several devices, in one process and in more, training gives what it gives on one."""
+"""Training on several devices, in one process and in several, gives the results of one device."""
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_mnist import Dataset, data_mesh, epoch_indices, shard_dataset, take_batch
+from jax_mnist import Dataset, data_mesh
+from jax_mnist.data import epoch_indices, take_batch
 
 HERE = Path(__file__).parent
 
@@ -39,23 +41,23 @@ def in_processes(count, precision, names, devices=1):
 
 
 def assert_same(found, expected, precision):
-    """Losses to 1e-5, the same images right but for one, and in float64 parameters to 1e-10."""
+    """Compare losses to 1e-5, right answers to one image, and in float64 the parameters to 1e-10."""
     np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
     assert abs(found["right"] - expected["right"]) <= 1
     assert found["count"] == expected["count"]
-    assert found["whole"]
+    assert found["replicated"]
     if precision == "float64":
         np.testing.assert_allclose(found["params"], expected["params"], rtol=0, atol=1e-10)
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
 def in_one_process(request):
-    names = "chapter,dense,convolutions,many"
+    names = "chapter,dense,augmented,convolutions,many"
     return request.param, results(start(request.param, "1,2,4,8", names, devices=8))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["chapter", "dense", "convolutions"])
+@pytest.mark.parametrize("name", ["chapter", "dense", "augmented", "convolutions"])
 def test_many_devices_train_as_one(in_one_process, name):
     precision, (one, *more) = in_one_process
     assert [result["devices"] for result in more] == [2, 4, 8]
@@ -64,8 +66,8 @@ def test_many_devices_train_as_one(in_one_process, name):
 
 
 @pytest.mark.slow
-def test_statistics_of_a_batch_are_those_over_all_devices():
-    """In float32 alone: Flax keeps them so whatever the precision of the rest."""
+def test_batch_statistics_are_those_over_all_devices():
+    """Only in float32: Flax keeps the statistics in it whatever the precision of the rest."""
     one, *more = results(start("float32", "1,2,4,8", "statistics", devices=8))
     for result in more:
         assert_same(result["statistics"], one["statistics"], "float32")
@@ -73,7 +75,7 @@ def test_statistics_of_a_batch_are_those_over_all_devices():
 
 
 @pytest.mark.slow
-def test_fit_many_spreads_its_members(in_one_process):
+def test_fit_many_distributes_its_members(in_one_process):
     _, (one, *more) = in_one_process
     for result in more:
         np.testing.assert_allclose(result["many"]["losses"], one["many"]["losses"], rtol=1e-5)
@@ -92,22 +94,51 @@ def test_many_processes_train_as_one(in_one_process, count):
 
 
 @pytest.mark.slow
-def test_every_image_is_seen_once_an_epoch_across_processes():
+def test_an_epoch_takes_every_image_once_across_processes():
     for found in (in_processes(2, "float32", "seen", devices=2), *results(start("float32", "3", "seen", devices=3))):
         assert found["seen"] == list(range(1003))
 
 
-def test_one_device_gets_the_batches_of_no_mesh():
+# The all-reduces in a step of the epoch's program: of the gradients and the loss as a tuple, and what comes to that.
+ALL_REDUCES = {
+    "chapter": 1,
+    "dense": 1,
+    "augmented": 1,
+    "convolutions": 1,
+    "statistics": 3,  # the batch's mean and variance as a tuple, and their gradients
+    "line_search": 3,  # two loops evaluate the loss and its gradient along the line
+}
+
+
+@pytest.fixture(scope="module")
+def programs_on_eight():
+    (found,) = results(start("float32", "8", "programs", devices=8))
+    return found["programs"]
+
+
+@pytest.mark.parametrize("name", ALL_REDUCES)
+def test_a_step_has_one_all_reduce_and_an_eighth_of_the_batch(programs_on_eight, name):
+    program = programs_on_eight[name]
+    lines = [line for group in program["collectives"].values() for line in group]
+    assert len(lines) == ALL_REDUCES[name]
+    assert all(" all-reduce(" in line for line in lines)
+    # One loop is the scan over the batches; a line search has loops of its own inside it.
+    assert len(program["collectives"]) == (3 if name == "line_search" else 1)
+    rows = [int(size) for line in program["products"] for size in re.findall(r"= f32\[(\d+),", line)]
+    share = -(-program["batch_size"] // 8)
+    assert share in rows  # the forward products [b, i] @ [i, o]
+    assert not {program["batch_size"], 8 * share} & {*rows}
+
+
+def test_one_device_takes_the_batches_of_no_mesh():
     rng = np.random.default_rng(0)
     dataset = Dataset(rng.integers(0, 256, (101, 28, 28), np.uint8), np.arange(101, dtype=np.int32))
-    split = shard_dataset(dataset, data_mesh())
-    assert len(split) == 101
-    take = jax.jit(take_batch)
-    for indices, mask in zip(*epoch_indices(jax.random.key(0), 3, 101, 16), strict=True):
-        for found, expected in zip(take(split, indices, mask), take(dataset, indices, mask), strict=True):
-            np.testing.assert_array_equal(found, expected)
+    epochs = [epoch_indices(jax.random.key(0), 3, 101, 16, mesh=mesh) for mesh in (data_mesh(), None)]
+    for ours, expected in zip(zip(*epochs[0], strict=True), zip(*epochs[1], strict=True), strict=True):
+        for found, wanted in zip(take_batch(dataset, *ours), take_batch(dataset, *expected), strict=True):
+            np.testing.assert_array_equal(found, wanted)
 
 
 def test_a_mesh_needs_a_device():
-    with pytest.raises(ValueError, match="one device or more"):
+    with pytest.raises(ValueError, match="at least 1 device"):
         data_mesh([])

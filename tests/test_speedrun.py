@@ -1,4 +1,4 @@
-"""The speedrun: its layout against ordinary convolutions, its backward pass against jax.grad, and that it learns."""
+"""The speedrun: its matrix products against ordinary convolutions, its backward pass against jax.grad, its accuracy."""
 
 import json
 
@@ -9,10 +9,10 @@ import optax
 import pytest
 from jax import lax
 
-from jax_mnist import hold_out, speedrun
+from jax_mnist import hold_out
 from jax_mnist.cli.speedrun import main
-from jax_mnist.models import columns
-from jax_mnist.speedrun.recipe import Params, Recipe, init_params, predict, train
+from jax_mnist.speedrun import net
+from jax_mnist.speedrun.recipe import Params, Recipe, init_params, orthogonalize, predict, train
 
 BATCH, FILTERS = 6, (5, 7)
 
@@ -24,14 +24,14 @@ def batch(mnist):
 
 @pytest.fixture
 def params(x64):
-    """In float64, none of them 0, and large enough that all three pieces of every hard swish are seen."""
+    """Float64 weights, none of them 0, large enough to reach all three pieces of the hard swish."""
     like = jax.eval_shape(lambda: init_params(jax.random.key(0), FILTERS))
     generator = np.random.default_rng(1)
     return Params(*(jnp.asarray(generator.normal(0, 2 * x.shape[-1] ** -0.5, x.shape)) for x in like))
 
 
 def ordinary(params, images):
-    """The same net as anyone would write it, NCHW; its pooling halves the gradient at ties, of which there are none."""
+    """The same net with ordinary NCHW convolutions. Its pooling splits the gradient at ties; the tests have no ties."""
     x = (images[:, None, 2:26, 2:26].astype(float) / 255 - 0.1307) / 0.3081
     x = lax.conv(x, params.conv1[:, None], (2, 2), "VALID")
     b, f = x.shape[:2]
@@ -47,17 +47,17 @@ def close(ours, theirs, tolerance=1e-12):
 
 
 def noisy(images):
-    """No two places alike, so that no pooling ties: where there is background, all four are equal."""
+    """Random pixels, so that no pooling window has ties. On the background of a digit, all four values are equal."""
     return np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
 
 
-def test_the_layout_is_that_of_ordinary_convolutions(batch, params):
+def test_predict_matches_ordinary_convolutions(batch, params):
     for images in (batch[0], noisy(batch[0])):
         close(predict(params, images), jax.jit(ordinary)(params, jnp.asarray(images)))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_backward_pass_is_the_gradient(batch, params, smoothing):
+def test_backward_pass_matches_jax_grad(batch, params, smoothing):
     images, labels = noisy(batch[0]), batch[1]
 
     def loss(params):
@@ -66,10 +66,10 @@ def test_the_backward_pass_is_the_gradient(batch, params, smoothing):
 
     @jax.jit
     def ours(params):
-        patches = columns.cut_patches(images)
-        layers = columns.forward(params, patches)
-        upper, outputs = columns.backward_upper(params, layers, jnp.asarray(labels), smoothing)
-        return Params(*columns.backward_lower(params, layers, patches, outputs), *upper)
+        patches = net.extract_patches(images)
+        activations = net.forward(params, patches)
+        upper, d_conv2 = net.backward_upper(params, activations, jnp.asarray(labels), smoothing)
+        return Params(*net.backward_conv1(params, activations, patches, d_conv2), *upper)
 
     close(ours(params), jax.jit(jax.grad(loss))(params))
 
@@ -77,27 +77,27 @@ def test_the_backward_pass_is_the_gradient(batch, params, smoothing):
 @pytest.mark.parametrize(
     ("function", "transpose", "shape"),
     [
-        (columns.spread_filters, columns.gather_filters, (5, 6, 6)),
-        (columns.cut_windows, columns.add_windows, (5, 25 * BATCH)),
+        (net.shift_filters, net.shift_filters_transpose, (5, 6, 6)),
+        (net.im2col, net.col2im, (5, 25 * BATCH)),
     ],
 )
-def test_rearranging_has_its_transpose(x64, function, transpose, shape):
+def test_transposes_match_linear_transpose(x64, function, transpose, shape):
     x, key = jax.random.normal(jax.random.key(0), shape), jax.random.key(1)
     gradient = jax.random.normal(key, jax.eval_shape(function, x).shape)
     close(jax.jit(transpose)(gradient), jax.linear_transpose(function, x)(gradient)[0])
 
 
-def test_pooling_and_the_activation_have_their_gradients(x64):
-    phases = jax.random.normal(jax.random.key(0), (4, 5, 30))
+def test_gradients_of_max_pool_and_hard_swish_match_jax(x64):
+    x = jax.random.normal(jax.random.key(0), (4, 5, 30))
     gradient = jax.random.normal(jax.random.key(1), (5, 30))
-    ours = columns.unpool(phases, gradient).reshape(phases.shape)
-    close(ours, jax.vjp(lambda x: x.max(axis=0), phases)[1](gradient)[0])
+    ours = net.max_pool_gradient(x, gradient).reshape(x.shape)
+    close(ours, jax.vjp(lambda x: x.max(axis=0), x)[1](gradient)[0])
     x = jnp.linspace(-3, 3, 101)
-    close(columns.hard_swish_slope(x), jax.vmap(jax.grad(columns.hard_swish))(x))
+    close(net.hard_swish_derivative(x), jax.vmap(jax.grad(net.hard_swish))(x))
 
 
-def test_the_first_of_equals_gets_the_gradient():
-    ours = columns.unpool(jnp.ones((4, 1, 2)), jnp.array([[3.0, 5.0]]))
+def test_first_of_tied_maxima_gets_the_gradient():
+    ours = net.max_pool_gradient(jnp.ones((4, 1, 2)), jnp.array([[3.0, 5.0]]))
     assert ours.tolist() == [[3, 5], [0, 0], [0, 0], [0, 0]]
 
 
@@ -105,26 +105,26 @@ def test_shapes_and_dtypes(strict, batch):
     params = jax.eval_shape(init_params, jax.random.key(0))
     assert sum(x.size for x in params) == 20_546
     assert all(x.dtype == jnp.float32 for x in params)
-    layers = jax.eval_shape(lambda params: columns.forward(params, columns.cut_patches(batch[0])), params)
+    activations = jax.eval_shape(lambda params: net.forward(params, net.extract_patches(batch[0])), params)
     shapes = (4, 24, 25 * BATCH), (24, 25 * BATCH), (216, 9 * BATCH), (64, 9 * BATCH), (576, BATCH), (10, BATCH)
-    assert tuple(x.shape for x in layers) == shapes
-    assert layers.logits.dtype == jnp.float32
+    assert tuple(x.shape for x in activations) == shapes
+    assert activations.logits.dtype == jnp.float32
 
 
-def test_orthogonalize_brings_singular_values_to_about_one():
+def test_orthogonalize_makes_singular_values_about_1():
     matrix = jax.random.normal(jax.random.key(0), (64, 216))
-    singular = jnp.linalg.svd(speedrun.orthogonalize(matrix), compute_uv=False)
+    singular = jnp.linalg.svd(orthogonalize(matrix), compute_uv=False)
     assert 0.6 < singular.min() < singular.max() < 1.3
 
 
 def test_predict_takes_any_number_of_images(mnist):
     params = jax.tree.map(lambda x: x + 0.1, init_params(jax.random.key(0)))
-    images = mnist.train.images[: columns.CHUNK + 1]
+    images = mnist.train.images[: net.CHUNK + 1]
     close(predict(params, images)[-1:], predict(params, images[-1:]), 1e-5)
 
 
 @pytest.mark.slow
-def test_it_learns_in_one_program_that_the_key_decides(mnist):
+def test_training_learns_compiles_once_and_depends_only_on_key_and_recipe(mnist):
     images, labels = (jnp.asarray(x[:4096]) for x in (mnist.train.images, mnist.train.labels))
     before = train._cache_size()
     runs = [train(jax.random.key(seed), images, labels, Recipe(), steps=64) for seed in (0, 1, 0)]
@@ -137,24 +137,24 @@ def test_it_learns_in_one_program_that_the_key_decides(mnist):
 
 
 @pytest.mark.slow
-def test_the_first_convolution_stops_learning(mnist):
+def test_first_convolution_trains_only_in_the_first_steps(mnist):
     images, labels = mnist.train.images[:256], mnist.train.labels[:256]
     start, never, once = (
         train(jax.random.key(0), images, labels, Recipe(conv1_learns=share), steps=steps)
-        for share, steps in ((0.0, 1), (0.0, 4), (0.3, 4))  # the dense layer is 0 in the first of the two steps
+        for share, steps in ((0.0, 1), (0.0, 4), (0.3, 4))  # in the first of the two steps the dense layer is 0
     )
     assert (start.conv1 == never.conv1).all()
     assert (start.bias1 == never.bias1).all()
     assert not (start.conv1 == once.conv1).any()
 
 
-def test_too_few_images_are_refused(batch):
-    with pytest.raises(ValueError, match="6 images do not fill a batch of 128"):
+def test_too_few_images_are_rejected(batch):
+    with pytest.raises(ValueError, match=r"batch of 128.* 6 images"):
         train(jax.random.key(0), *batch)
 
 
 @pytest.mark.slow
-def test_the_command_reports_and_writes_its_numbers(tmp_path, capsys):
+def test_command_prints_and_writes_its_results(tmp_path, capsys):
     path = tmp_path / "speedrun.json"
     assert main(["--seeds", "2", "--hold-out", "10000", "--json", str(path), "--platform", "cpu"]) == 0
     printed = capsys.readouterr().out
@@ -171,13 +171,13 @@ def test_the_command_reports_and_writes_its_numbers(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["--seeds", "0"], ["--hold-out", "60000"]])
-def test_the_command_refuses_what_cannot_be(capsys, arguments):
+def test_command_rejects_invalid_options(capsys, arguments):
     assert main(arguments) == 2
     assert arguments[0] in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_five_seeds_on_held_out_images(mnist):
+def test_accuracy_over_five_seeds_on_held_out_images(mnist):
     training, held_out = hold_out(jax.random.key(0), mnist.train, 10_000)
     runs = [train(jax.random.key(seed), training.images, training.labels) for seed in range(5)]
     accuracies = [(predict(run, held_out.images).argmax(axis=1) == held_out.labels).mean() for run in runs]

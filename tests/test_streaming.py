@@ -1,4 +1,4 @@
-"""Batches from elsewhere: `train_step` over any iterator reaches the parameters of the in-memory path."""
+"""Streaming: `train_step` over any iterator of batches reaches the parameters of `train_epoch`."""
 
 import importlib
 
@@ -7,24 +7,23 @@ import numpy as np
 import optax
 import pytest
 
-from jax_mnist import batches, init_state, make_batch, mlp, mnist_loss, train_epoch, train_step
+from jax_mnist import Learner, batches, init_state, make_batch, mlp, mnist_loss, train_epoch, train_step
 
-MODEL, OPTIMIZER = mlp((784, 30, 1)), optax.sgd(0.1, momentum=0.9)
-OPTIONS = {"model": MODEL, "loss_fn": mnist_loss, "optimizer": OPTIMIZER, "batch_size": 256}
+LEARNER = Learner(mlp((784, 30, 1)), mnist_loss, optax.sgd(0.1, momentum=0.9))
 
 
 @pytest.fixture(scope="module")
 def start():
-    return init_state(jax.random.key(0), MODEL, OPTIMIZER)
+    return init_state(jax.random.key(0), LEARNER)
 
 
 @pytest.fixture(scope="module")
 def in_memory(start, sample):
-    return train_epoch(start, sample.train, shuffle=False, **OPTIONS)[0]
+    return train_epoch(LEARNER._replace(shuffle=False), start, sample.train)[0]
 
 
 def from_a_file(dataset, directory):
-    """An array on disk of which a batch at a time is in memory."""
+    """Yield batches of an array on disk, of which one batch at a time is in memory."""
     np.save(directory / "images.npy", dataset.images)
     images = np.load(directory / "images.npy", mmap_mode="r")
     for i in range(0, len(images), 256):
@@ -41,18 +40,18 @@ def from_torch(dataset, _):
 
 
 @pytest.mark.parametrize("stream", [from_a_file, from_grain, from_torch], ids=lambda stream: stream.__name__)
-def test_a_stream_reaches_the_parameters_of_the_in_memory_path(start, in_memory, sample, tmp_path, stream):
+def test_stream_reaches_the_parameters_of_the_in_memory_path(start, in_memory, sample, tmp_path, stream):
     if stream is not from_a_file:
         pytest.importorskip(stream.__name__.removeprefix("from_"))
-    step, state = train_step(MODEL, mnist_loss, OPTIMIZER), start
+    step, state = train_step(LEARNER), start
     for images, labels in stream(sample.train, tmp_path):
         state, _ = step(state, make_batch(images, labels))
     assert_close(state.params, in_memory.params)
 
 
-def test_shuffled_batches_do_too(start, sample):
-    shuffled = train_epoch(start, sample.train, **OPTIONS)[0]
-    step, state = train_step(MODEL, mnist_loss, OPTIMIZER), start
+def test_shuffled_batches_reach_the_parameters_of_the_in_memory_path(start, sample):
+    shuffled = train_epoch(LEARNER, start, sample.train)[0]
+    step, state = train_step(LEARNER), start
     for batch in batches(sample.train, 256, start.key, epoch=0):
         state, _ = step(state, batch)
     assert_close(state.params, shuffled.params)

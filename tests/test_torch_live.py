@@ -1,4 +1,4 @@
-"""PyTorch itself beside us, where it is installed: `pip install "jax_mnist[compare]"`."""
+"""Comparison with PyTorch itself, if it is installed: `pip install "jax_mnist[compare]"`."""
 
 import io
 from typing import Any
@@ -15,7 +15,17 @@ from record_torch import mnist_loss as torch_mnist_loss
 from record_torch import train_epoch as torch_train_epoch
 
 import jax_mnist
-from jax_mnist import Splits, TrainState, from_flax, from_state_dict, init_params, mlp, mnist_loss, to_state_dict
+from jax_mnist import (
+    Learner,
+    Splits,
+    TrainState,
+    from_flax,
+    from_state_dict,
+    init_params,
+    mlp,
+    mnist_loss,
+    to_state_dict,
+)
 from jax_mnist.cli import torch_record
 from jax_mnist.cli.compare_torch import main
 
@@ -25,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """PyTorch's threads wait by spinning, which takes ten times as long where the cores are shared."""
+    """PyTorch's threads busy-wait, which is ten times slower if the cores are shared."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -45,7 +55,7 @@ def as_tensors(state_dict):
     return {name: torch.from_numpy(array) for name, array in state_dict.items()}
 
 
-def test_what_was_recorded_is_what_pytorch_does():
+def test_recording_matches_pytorch():
     with np.load(FILE, allow_pickle=False) as file:
         recorded = dict(file)
     fresh = record()
@@ -56,7 +66,7 @@ def test_what_was_recorded_is_what_pytorch_does():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_parameter_and_gradient_after_every_epoch(splits, rule):
+def test_parameters_and_gradients_match_after_every_epoch(splits, rule):
     module = simple_net("float64")
     optimizer = sgd(module, RULES[rule])
     x, y = tensors(splits.train, "float64")
@@ -65,10 +75,10 @@ def test_every_parameter_and_gradient_after_every_epoch(splits, rule):
         params = from_state_dict(module.state_dict(), like(model))
         state = TrainState(params, ours.init(params), jnp.zeros((), jnp.int32), jax.random.key(0))
         batch = next(jax_mnist.batches(splits.train, BATCH_SIZE))
-        options = {"model": model, "loss_fn": mnist_loss, "optimizer": ours, "batch_size": BATCH_SIZE, "shuffle": False}
+        learner = Learner(model, mnist_loss, ours, BATCH_SIZE, shuffle=False)
         for _ in range(EPOCHS):
             torch_train_epoch(module, optimizer, x, y)
-            state, _ = jax_mnist.train_epoch(state, splits.train, **options)
+            state, _ = jax_mnist.train_epoch(learner, state, splits.train)
             assert_close(to_state_dict(state.params), parameters(module), 1e-12)
             our_gradients = to_state_dict(jax_mnist.gradient(state.params, batch))
             assert_close(our_gradients, gradients(module, x[:BATCH_SIZE], y[:BATCH_SIZE]), 1e-12)
@@ -80,7 +90,7 @@ def assert_close(ours, theirs, tolerance):
         np.testing.assert_allclose(ours[name], array, rtol=0, atol=tolerance, err_msg=name)
 
 
-def test_both_start_alike():
+def test_initial_distributions_match():
     torch.manual_seed(0)
     theirs = torch.nn.Linear(784, 3000)
     ours = init_params(jax.random.key(0), (784, 3000), std=None)[0]
@@ -90,7 +100,7 @@ def test_both_start_alike():
         assert same.pvalue > 1e-3
 
 
-def test_a_net_trained_and_saved_in_pytorch_logits_the_same_here(splits):
+def test_net_trained_and_saved_in_pytorch_gives_the_same_logits_in_jax(splits):
     module = simple_net("float32")
     torch_train_epoch(module, sgd(module, RULES["momentum"]), *tensors(splits.train, "float32"))
     file = io.BytesIO()
@@ -106,10 +116,9 @@ def test_a_net_trained_and_saved_in_pytorch_logits_the_same_here(splits):
     np.testing.assert_allclose(jax_mnist.loss(params, batch), torch_mnist_loss(module, x, y).item(), rtol=0, atol=1e-6)
 
 
-def test_a_net_trained_here_logits_the_same_in_pytorch(splits):
-    state, _ = jax_mnist.fit(
-        jax.random.key(0), mlp(SIZES), splits, epochs=1, loss_fn=mnist_loss, optimizer=optimizer_of(RULES["momentum"])
-    )
+def test_net_trained_in_jax_gives_the_same_logits_in_pytorch(splits):
+    learner = Learner(mlp(SIZES), mnist_loss, optimizer_of(RULES["momentum"]))
+    state, _ = jax_mnist.fit(jax.random.key(0), learner, splits, epochs=1)
     module = torch.nn.Sequential(torch.nn.Linear(784, 30), torch.nn.ReLU(), torch.nn.Linear(30, 1))
     module.load_state_dict(as_tensors(to_state_dict(state.params)))
     logits = jax_mnist.predict(state.params, jax_mnist.make_batch(splits.valid.images, splits.valid.labels).x)
@@ -119,7 +128,7 @@ def test_a_net_trained_here_logits_the_same_in_pytorch(splits):
 
 
 class Convolutions(nnx.Module):
-    """What `convolutions_in_pytorch` is, in Flax."""
+    """The net of `convolutions_in_pytorch` in Flax."""
 
     def __init__(self, rngs):
         self.conv1 = nnx.Conv(1, 4, (3, 3), rngs=rngs)
@@ -140,7 +149,7 @@ def convolutions_in_pytorch():
     return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(6 * 7 * 7, 16), nn.ReLU(), nn.Linear(16, 10))
 
 
-def test_a_convolutional_net_logits_the_same_both_ways(splits):
+def test_convolutional_net_gives_the_same_logits_in_both_directions(splits):
     torch.manual_seed(0)
     module, model = convolutions_in_pytorch(), from_flax(lambda rngs: Convolutions(rngs), (28, 28, 1))
     x, _ = tensors(splits.valid, "float32")
@@ -156,14 +165,14 @@ def test_a_convolutional_net_logits_the_same_both_ways(splits):
     np.testing.assert_allclose(model.apply(params, ours), logits, rtol=0, atol=1e-5)
 
 
-def test_tensors_of_any_kind_are_taken():
+def test_from_state_dict_takes_bfloat16_and_tensors_with_gradients():
     bfloat16 = {"0.weight": torch.ones(2, 3, dtype=torch.bfloat16), "0.bias": torch.zeros(2, requires_grad=True)}
     params = from_state_dict(bfloat16, init_params(jax.random.key(0), (3, 2)))
     np.testing.assert_array_equal(params[0].weights, np.ones((3, 2), np.float32))
 
 
 @pytest.mark.parametrize("model", ["mlp", "linear"])
-def test_compare_torch_keeps_its_promises(tmp_path, capsys, model):
+def test_compare_torch_confirms_float_agreement(tmp_path, capsys, model):
     options = ["--model", model, "--epochs", "2", "--timed-epochs", "1", "--no-compile", "--platform", "cpu"]
     assert main([*options, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "curves.png").stat().st_size > 10_000
@@ -174,13 +183,13 @@ def test_compare_torch_keeps_its_promises(tmp_path, capsys, model):
 
 
 @pytest.mark.slow
-def test_compare_torch_keeps_them_for_convolutions(tmp_path, capsys):
+def test_compare_torch_confirms_float_agreement_for_cnn(tmp_path, capsys):
     options = ["--model", "cnn", "--epochs", "1", "--timed-epochs", "0", "--platform", "cpu"]
     assert main([*options, "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("yes float") == 3
 
 
-def test_what_does_not_compile_is_said_and_what_parts_is_an_error(tmp_path, capsys, monkeypatch):
+def test_compare_torch_reports_failed_compilation_and_fails_on_a_difference(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda _: 1 / 0)
     monkeypatch.setattr("jax_mnist.cli.compare_torch.FLOAT32_TOLERANCE", 0.0)
     options = ["--model", "linear", "--epochs", "1", "--timed-epochs", "1", "--platform", "cpu"]
@@ -190,10 +199,10 @@ def test_what_does_not_compile_is_said_and_what_parts_is_an_error(tmp_path, caps
     assert "NO  float32: largest parameter difference" in printed
 
 
-def test_the_record_recipe_learns(mnist):
+def test_pytorch_record_recipe_learns(mnist):
     training, test = (torch_record.tensors_of(data.images[:6000], data.labels[:6000]) for data in mnist)
     assert [tuple(x.shape) for x in torch_record.make_net().state_dict().values()] == [
         (24, 1, 5, 5), (24,), (32, 24, 3, 3), (32,), (256, 800), (256,), (10, 256), (10,)
     ]  # fmt: skip
     assert torch_record.accuracy(torch_record.train(0, *training), *test) > 0.85
-    assert torch_record.faster_threads(*training) == 1  # that of the fixture, which is also PyTorch's own here
+    assert torch_record.faster_threads(*training) == 1  # set by the fixture, which makes it PyTorch's own number too

@@ -1,6 +1,6 @@
-"""The ladder: by hand, Optax, Flax and PyTorch are the same, step by step. PyTorch's side was recorded.
+"""Training from scratch, with Optax and with Flax matches recorded PyTorch runs step by step.
 
-record_torch.py wrote it; test_torch_live.py compares with PyTorch itself where it is installed.
+record_torch.py writes the recording. test_torch_live.py compares with PyTorch itself if it is installed.
 """
 
 import itertools
@@ -28,6 +28,7 @@ from record_torch import FILE
 
 import jax_mnist
 from jax_mnist import (
+    Learner,
     TrainState,
     evaluate,
     flax_mlp,
@@ -57,26 +58,25 @@ def initial_params(model):
     return from_state_dict(start(), jax.eval_shape(model.init, jax.random.key(0)))
 
 
-def initial_state(model, optimizer):
-    params = initial_params(model)
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), jax.random.key(0))
+def initial_state(learner):
+    params = initial_params(learner.model)
+    return TrainState(params, learner.optimizer.init(params), jnp.zeros((), jnp.int32), jax.random.key(0))
 
 
-def one_epoch(state, splits, model, optimizer):
-    options = {"model": model, "loss_fn": mnist_loss, "optimizer": optimizer}
-    return train_epoch(state, splits.train, **options, batch_size=BATCH_SIZE, shuffle=False)
+def make_learner(model, rule):
+    return Learner(model, mnist_loss, optimizer_of(rule), BATCH_SIZE, shuffle=False)
 
 
 def epoch_losses(losses, count):
-    """Means over the images of an epoch, from PyTorch's means over batches."""
+    """Convert PyTorch's mean losses per batch to means over the images of each epoch."""
     sizes = np.full(losses.shape[1], BATCH_SIZE)
     sizes[-1] = count - sizes[:-1].sum()
     return losses @ sizes / count
 
 
 @pytest.mark.parametrize("name", ["weights", "bias"])
-def test_the_start_is_that_of_nn_linear(name):
-    """Uniform in +-1/sqrt(inputs), weights and biases: by its bounds, its moments and its distribution."""
+def test_initialization_matches_nn_linear(name):
+    """Check bounds, moments and distribution against uniform in +-1/sqrt(inputs), for weights and biases."""
     for i, layer in zip((784, 900), init_params(jax.random.key(0), (784, 900, 3000), std=None), strict=True):
         values, bound = np.asarray(getattr(layer, name), np.float64).ravel()[:200_000], i**-0.5
         assert 0.99 * bound < np.abs(values).max() <= bound * (1 + 1e-6)
@@ -87,14 +87,14 @@ def test_the_start_is_that_of_nn_linear(name):
         assert uniform.pvalue > 1e-3
 
 
-def test_weights_and_biases_start_independent():
+def test_initial_weights_and_biases_are_uncorrelated():
     first, second = init_params(jax.random.key(0), (784, 784, 784), std=None)
     arrays = [first.weights[0], first.bias, second.weights[0], second.bias]
     correlations = np.corrcoef(np.stack(arrays)) - np.eye(4)
     assert np.abs(correlations).max() < 4 / np.sqrt(784)
 
 
-def test_the_update_by_hand_is_pytorchs(x64, recorded, splits):
+def test_update_from_scratch_matches_pytorch(x64, recorded, splits):
     params = initial_params(mlp(SIZES))
     batches = list(jax_mnist.batches(splits.train, BATCH_SIZE))
     loss, losses = jax.jit(jax_mnist.loss), []
@@ -110,29 +110,29 @@ def test_the_update_by_hand_is_pytorchs(x64, recorded, splits):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("make", [mlp, flax_mlp])
-def test_optax_in_our_loop_is_pytorchs(x64, recorded, splits, make, rule):
-    model, optimizer = make(SIZES), optimizer_of(RULES[rule])
-    state, losses = initial_state(model, optimizer), []
+def test_optax_in_train_epoch_matches_pytorch(x64, recorded, splits, make, rule):
+    learner = make_learner(make(SIZES), RULES[rule])
+    state, losses = initial_state(learner), []
     for _ in range(EPOCHS):
-        state, loss = one_epoch(state, splits, model, optimizer)
+        state, loss = train_epoch(learner, state, splits.train)
         losses.append(loss)
     expected = epoch_losses(recorded[f"{rule}/losses"], len(splits.train))
     np.testing.assert_allclose(np.stack(losses), expected, **EXACT)
     np.testing.assert_allclose(flat(to_state_dict(state.params))[::EVERY], recorded[f"{rule}/parameters"], **EXACT)
 
 
-def test_the_recorded_rules_differ(recorded):
+def test_recorded_update_rules_differ(recorded):
     for one, other in itertools.combinations(RULES, 2):
         assert np.abs(recorded[f"{one}/parameters"] - recorded[f"{other}/parameters"]).max() > 1e-4
 
 
-def test_the_chapters_run_in_float32_ends_where_pytorchs_does(recorded, splits):
-    """Two roundings of one run of 1,960 steps: parameters within 1e-5, at most 2 of 2,038 images told otherwise."""
-    model, optimizer = mlp(SIZES), optimizer_of(CHAPTER_RULE)
-    state, right = initial_state(model, optimizer), []
+def test_chapter_run_in_float32_matches_pytorch(recorded, splits):
+    """After 1,960 float32 steps, parameters agree within 1e-5 and the correct counts differ by at most 2 of 2,038."""
+    learner = make_learner(mlp(SIZES), CHAPTER_RULE)
+    state, right = initial_state(learner), []
     for _ in range(CHAPTER_EPOCHS):
-        state, _ = one_epoch(state, splits, model, optimizer)
-        right.append(int(jnp.round(evaluate(model, state.params, splits.valid, mnist_loss).accuracy * 2038)))
+        state, _ = train_epoch(learner, state, splits.train)
+        right.append(int(jnp.round(evaluate(learner, state.params, splits.valid).accuracy * 2038)))
     assert state.params[0].weights.dtype == jnp.float32
     np.testing.assert_allclose(flat(to_state_dict(state.params)), recorded["chapter/parameters"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(right, recorded["chapter/correct"], rtol=0, atol=2)

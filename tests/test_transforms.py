@@ -1,4 +1,4 @@
-"""The chapter's functions under every transformation that a JAX user reaches for, in three float types."""
+"""The chapter's functions under jit, vmap, grad, jvp, hessian and eval_shape, in three float dtypes."""
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +14,20 @@ from jax_mnist import (
     class_means,
     gradient,
     init_params,
-    l1,
     l1_distance,
     l2_distance,
     loss,
     mnist_loss,
-    mse,
     nearest_mean,
     predict,
     softmax_cross_entropy,
     step,
     update,
 )
+from jax_mnist.losses import l1, mse
 
 LABELS = jnp.array([1, 0, 1])
-SCORES = np.array([[0.3], [-1.2], [2.0]])
+LOGITS = np.array([[0.3], [-1.2], [2.0]])
 IMAGES = np.linspace(0.1, 0.9, 2 * 3 * 4).reshape(2, 3, 4)
 
 
@@ -40,15 +39,15 @@ def batch(dtype):
     return Batch(jnp.linspace(0, 1, 15).reshape(3, 5).astype(dtype), LABELS, jnp.array([True, True, False]))
 
 
-# name: (function of one differentiable argument, that argument as a function of the dtype)
+# name: (a function of one differentiable argument, a function from dtype to that argument)
 FUNCTIONS = {
-    "mnist_loss": (lambda s: mnist_loss(s, LABELS), lambda d: jnp.asarray(SCORES, d)),
-    "l1": (lambda s: l1(s, LABELS), lambda d: jnp.asarray(SCORES, d)),
-    "mse": (lambda s: mse(s, LABELS), lambda d: jnp.asarray(SCORES, d)),
-    "binary_cross_entropy": (lambda s: binary_cross_entropy(s, LABELS), lambda d: jnp.asarray(SCORES, d)),
+    "mnist_loss": (lambda s: mnist_loss(s, LABELS), lambda d: jnp.asarray(LOGITS, d)),
+    "l1": (lambda s: l1(s, LABELS), lambda d: jnp.asarray(LOGITS, d)),
+    "mse": (lambda s: mse(s, LABELS), lambda d: jnp.asarray(LOGITS, d)),
+    "binary_cross_entropy": (lambda s: binary_cross_entropy(s, LABELS), lambda d: jnp.asarray(LOGITS, d)),
     "softmax_cross_entropy": (
         lambda s: softmax_cross_entropy(s, LABELS),
-        lambda d: jnp.asarray(SCORES * np.array([[1.0, 0.2, -0.7]]), d),
+        lambda d: jnp.asarray(LOGITS * np.array([[1.0, 0.2, -0.7]]), d),
     ),
     "l1_distance": (lambda a: l1_distance(a, a[0] * a[0]), lambda d: jnp.asarray(IMAGES, d)),
     "l2_distance": (lambda a: l2_distance(a, a[0] * a[0]), lambda d: jnp.asarray(IMAGES, d)),
@@ -81,7 +80,7 @@ def total(function):
 
 @all_functions
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_strict_promotion_jit_and_eval_shape_keep_the_dtype(strict, name, dtype):
+def test_dtype_is_kept_under_strict_promotion_jit_and_eval_shape(strict, name, dtype):
     function, argument = FUNCTIONS[name][0], FUNCTIONS[name][1](DTYPES[dtype])
     result = function(argument)
     assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype(dtype)}
@@ -91,13 +90,13 @@ def test_strict_promotion_jit_and_eval_shape_keep_the_dtype(strict, name, dtype)
 
 
 @all_functions
-def test_bfloat16_is_float32_rounded(name):
+def test_bfloat16_matches_float32(name):
     function, make = FUNCTIONS[name]
     assert_close(function(make(jnp.bfloat16)), function(make(jnp.float32)), 3e-2)
 
 
 @all_functions
-def test_vmap_is_a_loop(strict, name):
+def test_vmap_matches_a_loop(strict, name):
     function, argument = FUNCTIONS[name][0], FUNCTIONS[name][1](jnp.float32)
     stacked = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), argument)
     for i, result in enumerate(function(jax.tree.map(lambda a, i=i: a[i], stacked)) for i in range(2)):
@@ -105,15 +104,15 @@ def test_vmap_is_a_loop(strict, name):
 
 
 @all_functions
-def test_gradients_are_finite_differences_in_float64(x64, strict, name):
-    """Forward and backward; the second derivatives are the next test's."""
+def test_gradients_match_finite_differences_in_float64(x64, strict, name):
+    """First derivatives, forward and reverse mode; the next test covers second derivatives."""
     function, argument = FUNCTIONS[name][0], FUNCTIONS[name][1](jnp.float64)
     check_grads(jax.jit(function), (argument,), order=1, modes=["fwd", "rev"], rtol=1e-5, atol=1e-5)
     assert {leaf.dtype for leaf in jax.tree.leaves(function(argument))} == {jnp.dtype("float64")}
 
 
 @all_functions
-def test_hessian_times_vector_is_the_jvp_of_the_gradient(x64, strict, name):
+def test_hessian_vector_product_matches_the_jvp_of_the_gradient(x64, strict, name):
     function, argument = FUNCTIONS[name][0], FUNCTIONS[name][1](jnp.float64)
     flat, unflatten = jax.flatten_util.ravel_pytree(argument)
     vector = np.sin(np.arange(flat.size))
@@ -136,7 +135,7 @@ def test_integer_results_under_jit_vmap_and_eval_shape(strict, dtype):
     assert nearest_mean(images, means).tolist() == [1, 0]
     assert jax.vmap(lambda image: nearest_mean(image, means))(images).tolist() == [1, 0]
     assert jax.eval_shape(nearest_mean, images, means).dtype == jnp.int32
-    logits = jnp.asarray(SCORES, DTYPES[dtype])
+    logits = jnp.asarray(LOGITS, DTYPES[dtype])
     assert jax.jit(accuracy)(logits, LABELS) == accuracy(logits, LABELS) == 1
 
 
@@ -150,7 +149,7 @@ def test_init_params_under_vmap_and_eval_shape(strict):
     assert [layer.weights.shape for layer in shapes] == [(5, 4), (4, 1)]
 
 
-def test_init_params_in_float64(x64, strict):
+def test_init_params_is_float64_in_x64_mode(x64, strict):
     assert {a.dtype for a in jax.tree.leaves(init_params(jax.random.key(0), (5, 1), std=None))} == {
         jnp.dtype("float64")
     }

@@ -1,4 +1,4 @@
-"""The chapter's worked example of gradient descent: a roller coaster's speed over time, fitted by a parabola."""
+"""The chapter's "End-to-End SGD Example": a parabola fitted to the speed of a roller coaster."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from .from_scratch import step
 
 
 class Quadratic(NamedTuple):
-    """The parameters of a t^2 + b t + c."""
+    """Parameters of the parabola a t^2 + b t + c: numbers or arrays []."""
 
     a: Any
     b: Any
@@ -21,10 +21,10 @@ class Quadratic(NamedTuple):
 
 
 def measured_speeds(key: PRNGKeyArray, time: Float[ArrayLike, " n"]) -> Float[Array, " n"]:
-    """The example's measurements: 0.75 (t - 9.5)^2 + 1 with normal noise of standard deviation 3.
+    """Return noisy speed measurements: 0.75 (t - 9.5)^2 + 1 plus normal noise with standard deviation 3.
 
-    `time` float [n] in seconds, the chapter's is 0..19; returns float [n]. From the section "An End-to-End SGD
-    Example".
+    `time` is float [n] in seconds, 0..19 in the chapter. Returns float [n]. From the chapter's section "An End-to-End
+    SGD Example".
 
     >>> measured_speeds(jax.random.key(0), jnp.arange(20.0)).shape
     (20,)
@@ -34,7 +34,9 @@ def measured_speeds(key: PRNGKeyArray, time: Float[ArrayLike, " n"]) -> Float[Ar
 
 
 def quadratic(params: Quadratic, time: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """The example's model, a t^2 + b t + c: the chapter's `f(t, params)`.
+    """Return a t^2 + b t + c, the example's model: the chapter's `f(t, params)`.
+
+    `time` is float [...]; returns float [...].
 
     >>> quadratic(Quadratic(1.0, 2.0, 3.0), jnp.array([0.0, 1.0]))
     Array([3., 6.], dtype=float32)
@@ -44,7 +46,9 @@ def quadratic(params: Quadratic, time: Float[ArrayLike, "..."]) -> Float[Array, 
 
 
 def quadratic_loss(params: Quadratic, time: Float[ArrayLike, " n"], speed: Float[ArrayLike, " n"]) -> Float[Array, ""]:
-    """The mean squared error of the parabola.
+    """Return the mean squared error of the parabola.
+
+    `time` and `speed` are float [n]; returns float [].
 
     >>> quadratic_loss(Quadratic(0.0, 0.0, 1.0), jnp.arange(2.0), jnp.array([1.0, 3.0]))
     Array(2., dtype=float32)
@@ -55,10 +59,10 @@ def quadratic_loss(params: Quadratic, time: Float[ArrayLike, " n"], speed: Float
 def descend(
     loss: Callable[[Params], Array], params: Params, learning_rate: float, count: int
 ) -> tuple[Params, Float[Array, " steps"]]:
-    """Gradient descent on any loss, with everything that it passed: the chapter's loop over `apply_step`.
+    """Minimize any loss by gradient descent and return every step: the chapter's loop over `apply_step`.
 
-    `loss` takes the parameters alone, `params` is where to start, `count` the number of steps. Returns the
-    parameters before each step and after the last, stacked [count + 1, ...], and their losses [count + 1].
+    `loss(params)` returns a float [], `params` is the starting point, and `count` is the number of steps. Returns the
+    parameters before the first step and after each step, stacked [count + 1, ...], and their losses [count + 1].
 
     >>> path, losses = descend(lambda x: x**2, jnp.array(-1.0), 0.01, 1)
     >>> path, losses.round(4)
@@ -69,5 +73,5 @@ def descend(
         return step(params, jax.grad(loss)(params), learning_rate), params
 
     last, path = jax.lax.scan(one_step, params, length=count)
-    path = jax.tree.map(lambda passed, end: jnp.concatenate([passed, jnp.asarray(end)[None]]), path, last)
+    path = jax.tree.map(lambda before, after: jnp.concatenate([before, jnp.asarray(after)[None]]), path, last)
     return path, jax.vmap(loss)(path)

@@ -1,1 +1,1 @@
-"""The commands: `python -m jax_mnist COMMAND`."""
+"""Commands: `python -m jax_mnist COMMAND`."""

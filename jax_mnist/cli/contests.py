@@ -17,7 +17,7 @@ from ..training.evaluation import evaluate
 from ..training.loop import train_step
 from ..types import Batch, Splits, TrainState
 from . import torch_side
-from .side_by_side import Epoch, Task, few_steps, in_torch, scanned, start
+from .side_by_side import Epoch, Task, few_steps, in_torch, make_learner, scanned, start
 
 Work = Callable[[], object]
 
@@ -103,8 +103,8 @@ def scanned_side(task: Task, name: str = "JAX, train_epoch") -> Side:
 
 def _step_by_step(task: Task) -> Side:
     """The usual way in JAX: a compiled step, fed batch by batch from NumPy."""
-    optimizer, state = start(task)
-    step = train_step(task.model, task.loss_fn, optimizer)
+    learner, state = start(task)
+    step = train_step(learner)
     images = (task.splits.train.images / np.float32(255)).reshape(len(task.splits.train), -1)
 
     def work() -> None:
@@ -123,7 +123,7 @@ def _places(task: Task) -> Iterator[tuple[np.ndarray, Any]]:
 
 
 def _accuracy(task: Task, state: TrainState) -> float:
-    return float(evaluate(task.model, state.params, task.splits.valid, task.loss_fn).accuracy)
+    return float(evaluate(make_learner(task), state.params, task.splits.valid).accuracy)
 
 
 def _in_torch(name: str, task: Task, make_epoch: Callable[..., Epoch]) -> Side:

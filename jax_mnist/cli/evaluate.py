@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from .. import class_names, evaluate, examine, load
+from .. import class_names, evaluate, interpret, load
 from ..types import Metrics
 from .console import EXIT_OK, Platform, describe, script, use_platform
 from .pictures import load_plots
@@ -49,19 +49,20 @@ def run(config: EvaluateConfig) -> int:
 
 
 def _evaluate(trained: Run, dataset: str, config: EvaluateConfig) -> Metrics:
-    splits, loss_fn = load(dataset), make_loss(len(trained.classes))
+    splits = load(dataset)
+    learner = trained.learner._replace(loss_fn=make_loss(len(trained.classes)))  # without label smoothing
     if config.report is None:
-        return evaluate(trained.model, trained.params, splits.valid, loss_fn)
+        return evaluate(learner, trained.params, splits.valid)
     history = load_history(config.run)
     load_plots()  # without a screen
     from ..analysis.report import write_report
 
-    findings = examine(trained.model, trained.params, splits, loss_fn)
+    interpretation = interpret(learner, trained.params, splits)
     title = f"{trained.config['model']} on {dataset}"
     given = {name: value for name, value in trained.config.items() if value not in (None, []) and value is not False}
     about = {name.replace("_", " "): _text(value) for name, value in given.items() if name not in _NOT_SHOWN}
-    write_report(config.report, findings, splits, trained.classes, title, about, history)
-    return findings.metrics
+    write_report(config.report, interpretation, splits, trained.classes, title, about, history)
+    return interpretation.metrics
 
 
 _NOT_SHOWN = ("classes", "out", "platform", "resume", "seeds", "target_accuracy")

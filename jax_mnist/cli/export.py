@@ -31,7 +31,7 @@ def run(config: ExportConfig) -> int:
     """Export as configured."""
     use_platform(config.platform)
     trained = load_run(config.run)
-    export_model(config.file, trained.model, trained.params, trained.classes)
+    export_model(config.file, trained.learner.model, trained.params, trained.classes)
     Console().print(
         f"{len(trained.classes)} classes, {config.file.stat().st_size:,} bytes for {', '.join(PLATFORMS)}; "
         f"written to {config.file}",

@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 from .. import class_names, load
 from ..data.formats.image_folder import write_folder
-from ..data.load import sample_places
+from ..data.load import sample_indices
 from .console import EXIT_OK, script
 
 
@@ -26,7 +26,7 @@ class ExportFolderConfig:
 def run(config: ExportFolderConfig) -> int:
     """Export as configured."""
     splits = load("mnist_sample")
-    write_folder(config.directory, splits, class_names("mnist_sample"), sample_places())
+    write_folder(config.directory, splits, class_names("mnist_sample"), sample_indices())
     Console().print(
         f"{len(splits.train):,} training and {len(splits.valid):,} validation images written to {config.directory}",
         highlight=False,

@@ -27,7 +27,7 @@ class ExportPageConfig:
 def run(config: ExportPageConfig) -> int:
     """Export as configured."""
     trained = load_run(config.run)
-    export_page(config.page, trained.model, trained.params, trained.classes)
+    export_page(config.page, trained.learner.model, trained.params, trained.classes)
     Console().print(
         f"{len(trained.classes)} classes, {config.page.stat().st_size:,} bytes; written to {config.page}",
         highlight=False,

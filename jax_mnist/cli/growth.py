@@ -10,8 +10,8 @@ from ..data.load import load
 from ..losses import mnist_loss
 from ..models.dense import mlp
 from ..training.loop import fit
-from ..training.sweeps import Members, evaluate_many, fit_many, init_many, train_many
-from ..types import Splits, TrainState
+from ..training.sweeps import evaluate_many, fit_many, init_many, train_many
+from ..types import Learner, Splits, TrainState
 from .contests import Contest, Side, make_task, scanned_side, some_digits
 from .side_by_side import Task
 
@@ -49,17 +49,17 @@ def seeds(platform: str, quick: bool) -> Contest:
 def many_models(platform: str, quick: bool) -> Contest:
     """Whole runs of the chapter's net, from as many seeds: one by one, and at once."""
     splits, epochs, count = load("mnist_sample"), 4 if quick else _EPOCHS, 8 if quick else _COUNT
-    model, options = mlp(_NET), {"epochs": epochs, "loss_fn": mnist_loss, "optimizer": optax.sgd(_RATE)}
+    learner = Learner(mlp(_NET), mnist_loss, optax.sgd(_RATE))
     accuracies: dict[str, float] = {}
 
     def one_by_one() -> None:
-        runs = [fit(jax.random.key(seed), model, splits, **options)[1] for seed in range(count // 8)]
+        runs = [fit(jax.random.key(seed), learner, splits, epochs=epochs)[1] for seed in range(count // 8)]
         accuracies["one"] = float(np.mean([run.accuracy[-1] for run in runs]))
 
     def at_once(name: str, members: int, same_order: bool) -> Side:
         def work() -> None:
             keys = jax.random.split(jax.random.key(0), members)
-            history = fit_many(keys, model, splits, same_order=same_order, **options)[1]
+            history = fit_many(keys, learner, splits, epochs=epochs, same_order=same_order)[1]
             accuracies[name] = float(history.accuracy[:, -1].mean())
 
         return Side(f"JAX, fit_many, {name}", work, lambda: accuracies[name], members)
@@ -84,17 +84,15 @@ def _growth(quantity: str, unit: str, values: Sequence[int], tasks: Sequence[Tas
 def _many(count: int) -> Side:
     """`fit_many`'s epoch without its evaluation."""
     train, valid = jax.device_put(load("mnist_sample"))
-    model, optimizer = mlp(_NET), optax.sgd(_RATE)
-    options = {"model": model, "optimizer": optimizer, "same_order": True}
+    learner = Learner(mlp(_NET), mnist_loss, optax.sgd(_RATE))
     keys = jax.random.split(jax.random.key(0), count)
-    states: TrainState = init_many(Members(keys, None), jax.random.key(0), **options)
+    states: TrainState = init_many(keys, None, jax.random.key(0), learner=learner, same_order=True)
 
     def work() -> None:
         nonlocal states
-        run = train_many(states, None, train, **options, loss_fn=mnist_loss, batch_size=256, shuffle=True)
-        states, _ = jax.block_until_ready(run)
+        states, _ = jax.block_until_ready(train_many(learner, states, train, same_order=True))
 
     def accuracy() -> float:
-        return float(evaluate_many(states.params, valid, model=model, loss_fn=mnist_loss).accuracy.mean())
+        return float(evaluate_many(learner.model, mnist_loss, states.params, valid).accuracy.mean())
 
     return Side(f"{count:,}", work, accuracy)

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..training.loop import epochs
+from ..training.loop import fit_epochs
 from ..training.mesh import to_local
 from ..training.nan_guard import find_bad_step, find_operations, is_finite
-from ..types import EpochRecord, Model, Splits, TrainState
+from ..types import EpochRecord, Learner, Splits, TrainState
 from .resume import Saved, Start, save
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
@@ -22,6 +22,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 5.0
 class Limits(NamedTuple):
     """When to save and when to stop; None is never."""
 
+    epochs: int
     checkpoint_every: int | None
     patience: int | None
     max_seconds: float | None
@@ -47,26 +48,25 @@ class Diverged(NamedTuple):
 
 def train_on(
     start: Start,
-    model: Model,
+    learner: Learner,
     splits: Splits,
-    options: dict[str, Any],
+    mesh: Mesh | None,
     limits: Limits,
     out: Path | None,
     settings: dict[str, Any],
     console: Console,
     log: Callable[[EpochRecord], None],
 ) -> Trained | Diverged:
-    """Train from `start` on with the arguments of `fit`, logging epochs and writing checkpoints into `out`, if any."""
+    """Train from `start` on, logging epochs and writing checkpoints into `out`, if any."""
     columns = TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
-    others = {name: value for name, value in options.items() if name != "epochs"}
     rows, saved = list(start.rows), start.saved
     kept = () if start.path is None else (start.path,)
     began = saved_at = time.perf_counter()
     stopped = _why_stop(rows, limits)
     compilation = 0.0
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("compiling", total=options["epochs"], completed=len(rows))
-        run = epochs(jax.random.key(0), model, splits, count=options["epochs"], state=saved.last, **others)
+        task = bar.add_task("compiling", total=limits.epochs, completed=len(rows))
+        run = fit_epochs(None, learner, splits, epochs=limits.epochs, state=saved.last, mesh=mesh)
         for state, row in run if stopped is None else ():
             state = to_local(state)
             if len(rows) == len(start.rows):
@@ -79,7 +79,7 @@ def train_on(
             saved = Saved(state, best)
             bar.update(task, advance=1, description=f"accuracy {row.accuracy:.4f}")
             stopped = _why_stop(rows, limits)
-            ends = stopped is not None or len(rows) == options["epochs"]
+            ends = stopped is not None or len(rows) == limits.epochs
             if ends or _is_due(row.epoch, time.perf_counter() - saved_at, limits.checkpoint_every):
                 kept = save(out, saved, rows, settings, kept)
                 saved_at = time.perf_counter()
@@ -115,15 +115,11 @@ def _why_stop(rows: list[EpochRecord], limits: Limits) -> str | None:
     return None
 
 
-def describe_divergence(
-    diverged: Diverged, model: Model, splits: Splits, options: dict[str, Any], rate: Any, debug: bool
-) -> str:
+def describe_divergence(diverged: Diverged, learner: Learner, splits: Splits, rate: Any, debug: bool) -> str:
     """Epoch, step and learning rate of the loss that is no number, and with `debug` the operation."""
     row = diverged.row
-    step_options = {"model": model, "loss_fn": options["loss_fn"], "optimizer": options["optimizer"]}
-    how = {"batch_size": options["batch_size"], "augment": options["augment"]}
-    bad = find_bad_step(diverged.before, splits.train, **how, **step_options)
-    steps = -(-len(splits.train) // options["batch_size"])
+    bad = find_bad_step(learner, diverged.before, splits.train)
+    steps = -(-len(splits.train) // learner.batch_size)
     number = steps if bad is None else bad.number
     done = (row.epoch - 1) * steps + number
     loss = row.train_loss if not np.isfinite(row.train_loss) else row.valid_loss
@@ -135,6 +131,6 @@ def describe_divergence(
     for path in diverged.saved_in[-1:]:
         text += f"; the last good state, of epoch {row.epoch - 1}, is in {path}"
     if debug:
-        found = [] if bad is None else find_operations(bad, **step_options)
+        found = [] if bad is None else find_operations(learner, bad)
         text += "".join(f"; {operation}" for operation in found) or "; no single operation gives NaN or infinity"
     return text

@@ -1,7 +1,6 @@
 """`lr_find`: a hundred learning rates, judged on training images set apart, and one of them suggested."""
 
 import dataclasses
-import functools
 import time
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from .. import lr_find
 from ..training.lr_find import LrFindResult
 from .console import EXIT_OK, Platform, describe, script, use_platform
 from .pictures import load_plots, save_picture
-from .recipes import DenseName, OptimizerName, choose_recipe, fit_options, make_model, make_optimizer, read_data
+from .recipes import DenseName, OptimizerName, choose_recipe, make_learner, read_data
 from .runs import make_writable, write_json
 
 _AS_TRAIN = "(default: that of train)"
@@ -60,18 +59,10 @@ def run(config: LrFindConfig) -> int:
     recipe = choose_recipe(
         len(classes), config.model, config.optimizer, hidden=config.hidden, batch_size=config.batch_size
     )
-    options = fit_options(recipe, splits, len(classes))
+    learner = make_learner(recipe, len(splits.train), len(classes), sweep_learning_rate=True)
     start = time.perf_counter()
     with console.status("training at a hundred rates"):
-        found = lr_find(
-            jax.random.key(config.seed),
-            make_model(recipe, len(classes)),
-            splits,
-            loss_fn=options["loss_fn"],
-            optimizer=functools.partial(make_optimizer, recipe, len(splits.train)),
-            epochs=config.epochs,
-            batch_size=recipe.batch_size,
-        )
+        found = lr_find(jax.random.key(config.seed), learner, splits, epochs=config.epochs)
     seconds = time.perf_counter() - start
     values = found._asdict() | {"rates": found.rates.tolist(), "losses": found.losses.tolist(), "seconds": seconds}
     write_json(config.out / "lr_find.json", dataclasses.asdict(config) | values)

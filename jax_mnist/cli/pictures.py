@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import make_batch, predicted_labels
+from ..analysis import predict_logits
 from ..files import atomic_write
+from ..metrics import predicted_labels
 from ..types import Dataset, History, Model, Params
 
 
@@ -32,7 +33,7 @@ def draw_run(
     """Draw curves.png, the run epoch by epoch, and predictions.png, the model's mistakes first."""
     plots = load_plots()
     save_picture(out / "curves.png", plots.curves(history))
-    logits = model.apply(params, make_batch(valid.images, valid.labels).x)
+    logits = predict_logits(model, params, valid)
     predicted = np.asarray(predicted_labels(logits))
     wrong = np.flatnonzero(predicted != valid.labels)[:20]
     right = np.flatnonzero(predicted == valid.labels)

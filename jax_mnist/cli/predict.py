@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from tyro.conf import Positional
 
-from .. import class_probabilities, load_exported, make_batch, predicted_labels, read_photo
+from .. import load_exported, make_batch, read_photo
+from ..metrics import class_probabilities, predicted_labels
 from .console import EXIT_OK, Platform, script, use_platform
 from .runs import load_run
 
@@ -49,7 +50,8 @@ def _logits(run: Path, images: np.ndarray) -> tuple[Any, tuple[str, ...]]:
             raise ValueError(f"{run}: takes images of {exported.image_shape}; a picture becomes {images.shape[1:]}")
         return exported.logits(images), exported.classes
     trained = load_run(run)
-    return trained.model.apply(trained.params, make_batch(images, np.zeros(len(images), np.int32)).x), trained.classes
+    x = make_batch(images, np.zeros(len(images), np.int32)).x
+    return trained.learner.model.apply(trained.params, x), trained.classes
 
 
 main = script(PredictConfig, run)

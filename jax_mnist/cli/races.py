@@ -18,7 +18,7 @@ from .. import speedrun
 from ..losses import softmax_cross_entropy
 from ..training.evaluation import evaluate
 from ..training.loop import init_state, train_epoch
-from ..types import Model, Splits
+from ..types import Learner, Model, Splits
 from . import contests, growth, torch_record, torch_side
 from .contests import Contest, Side, has_torch, some_digits
 
@@ -102,17 +102,16 @@ def _plain_cnn() -> Model:
 def _one_epoch(name: str, model: Model, splits: Splits) -> Side:
     steps = -(-len(splits.train) // 256)
     optimizer = optax.adam(optax.cosine_onecycle_schedule(steps, 1e-2), b1=0.7, b2=0.9)
-    options = {"model": model, "loss_fn": softmax_cross_entropy}
-    start = init_state(jax.random.key(0), model, optimizer)
+    learner = Learner(model, softmax_cross_entropy, optimizer, shuffle=False)
+    start = init_state(jax.random.key(0), learner)
     train = jax.device_put(splits.train)
     state = start
 
     def work() -> None:
         nonlocal state
-        run = train_epoch(start, train, **options, optimizer=optimizer, batch_size=256, shuffle=False)
-        state, _ = jax.block_until_ready(run)
+        state, _ = jax.block_until_ready(train_epoch(learner, start, train))
 
-    return Side(name, work, lambda: float(evaluate(model, state.params, splits.valid, softmax_cross_entropy).accuracy))
+    return Side(name, work, lambda: float(evaluate(learner, state.params, splits.valid).accuracy))
 
 
 def _against_torch(name: str, unit: str, sides: list[Side], splits: Splits, least_accuracy: float) -> Contest:

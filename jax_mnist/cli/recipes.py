@@ -7,11 +7,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import optax
 
-from .. import class_names, hold_out, linear, load, mixed_precision, mlp, random_rotation, random_shift, with_ema
+from .. import Learner, class_names, hold_out, linear, load, mlp, random_rotation, random_shift, with_ema
 from ..losses import mnist_loss, softmax_cross_entropy
-from ..training.evaluation import LossFunction
-from ..training.loop import Augment
-from ..types import Model, Splits
+from ..models.precision import mixed_precision
+from ..types import Augment, LossFunction, Model, Splits
 
 DenseName = Literal["linear", "mlp", "flax_mlp"]
 ModelName = Literal[DenseName, "cnn"]
@@ -142,15 +141,22 @@ def make_loss(class_count: int, label_smoothing: float = 0.0) -> LossFunction:
     return softmax_cross_entropy
 
 
-def fit_options(recipe: Recipe, splits: Splits, class_count: int) -> dict[str, Any]:
-    """The recipe as the arguments of `fit`, but for the key, the model and the data."""
-    return {
-        "epochs": recipe.epochs,
-        "loss_fn": make_loss(class_count, recipe.label_smoothing),
-        "optimizer": make_optimizer(recipe, len(splits.train)),
-        "batch_size": recipe.batch_size,
-        "augment": make_augment(recipe.shift, recipe.rotation),
-    }
+def make_learner(recipe: Recipe, image_count: int, class_count: int, sweep_learning_rate: bool = False) -> Learner:
+    """Return the recipe as a Learner for this many training images and classes.
+
+    With `sweep_learning_rate` the learning rate is in the optimizer's state, where `fit_many` sets it.
+    """
+    optimizer = make_optimizer(recipe, image_count)
+    if sweep_learning_rate:
+        make = functools.partial(make_optimizer, recipe, image_count)
+        optimizer = optax.inject_hyperparams(lambda learning_rate: make(learning_rate))(recipe.learning_rate)
+    return Learner(
+        make_model(recipe, class_count),
+        make_loss(class_count, recipe.label_smoothing),
+        optimizer,
+        recipe.batch_size,
+        augment=make_augment(recipe.shift, recipe.rotation),
+    )
 
 
 def make_augment(shift: int, rotation: float) -> Augment | None:

@@ -67,7 +67,7 @@ def find_start(directory: Path, fresh: Saved, settings: dict[str, Any]) -> Start
             refused.append(str(error))
             of_another_run += [error] if isinstance(error, DifferentRunError) else []
         else:
-            return Start(checkpoint.state, checkpoint.rows, path, checkpoint.versions, tuple(refused))
+            return Start(checkpoint.state, checkpoint.records, path, checkpoint.versions, tuple(refused))
     if of_another_run:
         raise ValueError(f"--resume: {of_another_run[0]}")
     return Start(fresh, refused=tuple(refused))

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..files import atomic_write
 from ..training.checkpoints import load_params
-from ..types import History, Model, Params
-from .recipes import Recipe, make_model
+from ..types import History, Learner, Params
+from .recipes import Recipe, make_learner
 
 CONFIG, RESULT, HISTORY, PARAMS = "config.json", "result.json", "history.csv", "model.safetensors"
 
@@ -20,7 +20,7 @@ CONFIG, RESULT, HISTORY, PARAMS = "config.json", "result.json", "history.csv", "
 class Run(NamedTuple):
     """A trained model with what is needed to use it."""
 
-    model: Model
+    learner: Learner
     params: Params
     classes: tuple[str, ...]
     config: dict[str, Any]
@@ -55,11 +55,11 @@ def load_run(path: Path) -> Run:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         classes = tuple(config["classes"])
-        model = make_model(_recipe(config), len(classes))
-        like = jax.eval_shape(model.init, jax.random.key(0))
+        learner = make_learner(_recipe(config), config["train_count"], len(classes))
+        like = jax.eval_shape(learner.model.init, jax.random.key(0))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: is no configuration of a run ({type(error).__name__}: {error})") from error
-    return Run(model, load_params(path / PARAMS, like), classes, config)
+    return Run(learner, load_params(path / PARAMS, like), classes, config)
 
 
 def _recipe(config: dict[str, Any]) -> Recipe:

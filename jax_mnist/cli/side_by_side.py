@@ -13,11 +13,10 @@ import optax
 
 from ..data.batches import epoch_indices
 from ..export.pytorch import to_state_dict
-from ..training.evaluation import LossFunction
-from ..training.loop import epochs, init_state, train_epoch
-from ..types import EpochRecord, Model, Params, Splits, TrainState
+from ..training.loop import fit_epochs, init_state, train_epoch
+from ..types import EpochRecord, Learner, LossFunction, Model, Params, Splits, TrainState
 from . import torch_side
-from .torch_side import Learner
+from .torch_side import TorchLearner
 
 
 class Task(NamedTuple):
@@ -55,29 +54,33 @@ class Timing(NamedTuple):
 
 def compare(task: Task, count: int) -> Iterator[Compared]:
     """Train both for `count` epochs in the default float, from the same weights over the same batches."""
-    optimizer, first = start(task)
-    learner = _learner(task, first.params)
-    train, valid = (torch_side.tensors_of(dataset, learner) for dataset in task.splits)
-    options = {"count": count, "loss_fn": task.loss_fn, "optimizer": optimizer, "batch_size": task.batch_size}
-    for state, ours in epochs(jax.random.key(task.seed), task.model, task.splits, **options, state=first):
+    learner, first = start(task)
+    torch_learner = _torch_learner(task, first.params)
+    train, valid = (torch_side.tensors_of(dataset, torch_learner) for dataset in task.splits)
+    for state, ours in fit_epochs(None, learner, task.splits, epochs=count, state=first):
         order = _order(first.key, ours.epoch - 1, len(task.splits.train), task.batch_size)
         began = time.perf_counter()
-        train_loss = torch_side.train_epoch(learner, *train, order, task.batch_size)
+        train_loss = torch_side.train_epoch(torch_learner, *train, order, task.batch_size)
         trained = time.perf_counter()
-        loss, correct = torch_side.evaluate(learner, *valid)
+        loss, correct = torch_side.evaluate(torch_learner, *valid)
         seconds = trained - began, time.perf_counter() - trained
         images = len(task.splits.valid)
         theirs = EpochRecord(ours.epoch, train_loss, loss, correct / images, *seconds)
-        yield Compared(theirs, ours, correct, round(ours.accuracy * images), _difference(learner, state.params))
+        yield Compared(theirs, ours, correct, round(ours.accuracy * images), _difference(torch_learner, state.params))
 
 
-def start(task: Task) -> tuple[optax.GradientTransformation, TrainState]:
-    """Plain SGD, and the state before the first epoch."""
-    optimizer = optax.sgd(task.learning_rate)
-    return optimizer, init_state(jax.random.key(task.seed), task.model, optimizer)
+def make_learner(task: Task) -> Learner:
+    """The task's learner, with plain SGD."""
+    return Learner(task.model, task.loss_fn, optax.sgd(task.learning_rate), task.batch_size, task.shuffle)
 
 
-def _learner(task: Task, params: Params) -> Learner:
+def start(task: Task) -> tuple[Learner, TrainState]:
+    """The task's learner and the state before the first epoch."""
+    learner = make_learner(task)
+    return learner, init_state(jax.random.key(task.seed), learner)
+
+
+def _torch_learner(task: Task, params: Params) -> TorchLearner:
     return torch_side.make_learner(params, task.learning_rate, task.device)
 
 
@@ -86,7 +89,7 @@ def _order(key: Any, epoch: int, count: int, batch_size: int) -> np.ndarray:
     return np.asarray(places)[np.asarray(mask)].astype(np.int64)
 
 
-def _difference(learner: Learner, params: Params) -> float:
+def _difference(learner: TorchLearner, params: Params) -> float:
     pairs = zip(learner.module.state_dict().values(), to_state_dict(params).values(), strict=True)
     return max(float(np.abs(theirs.cpu().numpy() - ours).max()) for theirs, ours in pairs)
 
@@ -127,22 +130,20 @@ def _seconds(epoch: Epoch) -> float:
     return timeit.timeit(epoch, number=1)
 
 
-def in_torch(task: Task, make_epoch: Callable[..., Epoch]) -> tuple[Epoch, Learner]:
+def in_torch(task: Task, make_epoch: Callable[..., Epoch]) -> tuple[Epoch, TorchLearner]:
     """An epoch of one of PyTorch's variants, to be run again and again, and the learner that it trains."""
-    learner = _learner(task, start(task)[1].params)
+    learner = _torch_learner(task, start(task)[1].params)
     x, y = torch_side.tensors_of(task.splits.train, learner)
     return make_epoch(learner, x, y, task.batch_size, task.shuffle), learner
 
 
 def scanned(task: Task) -> tuple[Epoch, Callable[[], TrainState]]:
     """Our epoch, to be run again and again, and what the state has become by then."""
-    optimizer, state = start(task)
-    options = {"model": task.model, "loss_fn": task.loss_fn, "optimizer": optimizer}
-    options |= {"batch_size": task.batch_size, "shuffle": task.shuffle}
+    learner, state = start(task)
     dataset = jax.device_put(task.splits.train)
 
     def epoch() -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(train_epoch(state, dataset, **options))
+        state, _ = jax.block_until_ready(train_epoch(learner, state, dataset))
 
     return epoch, lambda: state

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import arg
 
-from .. import fit_many, spread
+from .. import fit_many
+from ..analysis import summarize
 from ..types import Splits
 from .console import EXIT_OK, Platform, describe, script, use_platform
 from .pictures import load_plots, save_picture
-from .recipes import DenseName, OptimizerName, Recipe, choose_recipe, fit_options, make_model, make_optimizer, read_data
+from .recipes import DenseName, OptimizerName, Recipe, choose_recipe, make_learner, make_model, read_data
 from .runs import write_json
 
 _AROUND = "(default: around that of train)"
@@ -114,12 +115,10 @@ def _grid(config: SweepConfig, class_count: int) -> tuple[list[Recipe], list[flo
 
 
 def _train(config: SweepConfig, recipe: Recipe, rates: list[float], splits: Splits, class_count: int) -> list[Setting]:
-    model = make_model(recipe, class_count)
-    options = fit_options(recipe, splits, class_count)
-    options |= {"optimizer": functools.partial(make_optimizer, recipe, len(splits.train)), "learning_rates": rates}
+    learner = make_learner(recipe, len(splits.train), class_count, sweep_learning_rate=True)
     # Rate by rate in the order of one seed, which is fast; seed by seed in another, since the order is chance as well.
     columns = [
-        fit_many(jax.random.key(seed), model, splits, **options)[1].accuracy[:, -1]
+        fit_many(jax.random.key(seed), learner, splits, epochs=recipe.epochs, learning_rates=rates)[1].accuracy[:, -1]
         for seed in range(config.seed, config.seed + config.seeds)
     ]
     return [
@@ -135,7 +134,7 @@ def _name(hidden: tuple[int, ...]) -> str:
 def _describe(accuracies: list[float]) -> str:
     if len(accuracies) == 1:
         return f"{accuracies[0]:.4f}"
-    mean, std, _ = spread(accuracies)
+    mean, std, _ = summarize(accuracies)
     return f"{mean:.4f} ± {std:.4f}"
 
 
@@ -150,7 +149,7 @@ def _table(settings: list[Setting], best: Setting) -> Table:
 
 def _as_row(setting: Setting) -> dict[str, Any]:
     accuracies = setting.accuracies
-    mean, std, interval = spread(accuracies) if len(accuracies) > 1 else (accuracies[0], None, None)
+    mean, std, interval = summarize(accuracies) if len(accuracies) > 1 else (accuracies[0], None, None)
     return setting._asdict() | {"accuracy_mean": mean, "accuracy_std": std, "accuracy_interval": interval}
 
 

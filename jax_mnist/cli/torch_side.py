@@ -13,7 +13,7 @@ from ..export.pytorch import to_state_dict
 from ..types import Dataset, Params
 
 
-class Learner(NamedTuple):
+class TorchLearner(NamedTuple):
     """A module on its device with what trains it: PyTorch's objects, which change in place."""
 
     module: Any
@@ -58,7 +58,7 @@ def describe(device: str) -> str:
     return f"torch {torch.__version__} on {torch.cuda.get_device_name()}; both in full float32, without TF32"
 
 
-def make_learner(params: Params, learning_rate: float, device: str) -> Learner:
+def make_learner(params: Params, learning_rate: float, device: str) -> TorchLearner:
     """SGD on the same chain of layers, in the dtype and with the values of our parameters."""
     torch = import_torch()
     arrays = [torch.from_numpy(array) for array in to_state_dict(params).values()]
@@ -66,7 +66,7 @@ def make_learner(params: Params, learning_rate: float, device: str) -> Learner:
     module.load_state_dict(dict(zip(module.state_dict(), arrays, strict=True)))
     module.to(device)
     loss = _mnist_loss if len(arrays[-1]) == 1 else _cross_entropy
-    return Learner(module, torch.optim.SGD(module.parameters(), lr=learning_rate), loss)
+    return TorchLearner(module, torch.optim.SGD(module.parameters(), lr=learning_rate), loss)
 
 
 def _layers(weights: Sequence[Any]) -> list[Any]:
@@ -91,7 +91,7 @@ def _cross_entropy(module: Any, x: Any, y: Any) -> Any:
     return import_torch().nn.functional.cross_entropy(module(x), y)
 
 
-def tensors_of(dataset: Dataset, learner: Learner) -> tuple[Any, Any]:
+def tensors_of(dataset: Dataset, learner: TorchLearner) -> tuple[Any, Any]:
     """The chapter's x [n, 784] in [0, 1], and y [n] int64, on the module's device and in its dtype."""
     torch = import_torch()
     like = next(learner.module.parameters())
@@ -99,7 +99,7 @@ def tensors_of(dataset: Dataset, learner: Learner) -> tuple[Any, Any]:
     return x, torch.from_numpy(np.asarray(dataset.labels)).long().to(like.device)
 
 
-def step(learner: Learner, x: Any, y: Any) -> Any:
+def step(learner: TorchLearner, x: Any, y: Any) -> Any:
     """Loss, gradients and one step; returns the loss before it."""
     loss = learner.loss(learner.module, x, y)
     learner.optimizer.zero_grad()
@@ -108,7 +108,7 @@ def step(learner: Learner, x: Any, y: Any) -> Any:
     return loss.detach()
 
 
-def train_epoch(learner: Learner, x: Any, y: Any, order: np.ndarray, batch_size: int) -> float:
+def train_epoch(learner: TorchLearner, x: Any, y: Any, order: np.ndarray, batch_size: int) -> float:
     """One epoch over the images in the given order; returns their mean loss, each seen before its batch's step."""
     total = 0.0
     for places in import_torch().from_numpy(order).to(x.device).split(batch_size):
@@ -116,7 +116,7 @@ def train_epoch(learner: Learner, x: Any, y: Any, order: np.ndarray, batch_size:
     return total / len(order)
 
 
-def evaluate(learner: Learner, x: Any, y: Any) -> tuple[float, int]:
+def evaluate(learner: TorchLearner, x: Any, y: Any) -> tuple[float, int]:
     """The mean loss over all images and the number of right answers."""
     with import_torch().no_grad():
         logits = learner.module(x)
@@ -124,14 +124,14 @@ def evaluate(learner: Learner, x: Any, y: Any) -> tuple[float, int]:
         return float(learner.loss(learner.module, x, y)), int(right.sum())
 
 
-def epoch_of_data_loader(learner: Learner, x: Any, y: Any, batch_size: int, shuffle: bool) -> Callable[[], None]:
+def epoch_of_data_loader(learner: TorchLearner, x: Any, y: Any, batch_size: int, shuffle: bool) -> Callable[[], None]:
     """The chapter's epoch, over a DataLoader of list(zip(x, y))."""
     pairs = list(zip(x, y, strict=True))
     loader = import_torch().utils.data.DataLoader(pairs, batch_size=batch_size, shuffle=shuffle)
     return lambda: _steps(learner, loader)
 
 
-def epoch_of_slices(learner: Learner, x: Any, y: Any, batch_size: int, shuffle: bool) -> Callable[[], None]:
+def epoch_of_slices(learner: TorchLearner, x: Any, y: Any, batch_size: int, shuffle: bool) -> Callable[[], None]:
     """The same without a DataLoader: the tensors shuffled, if at all, once an epoch, then sliced."""
     torch = import_torch()
 
@@ -142,7 +142,9 @@ def epoch_of_slices(learner: Learner, x: Any, y: Any, batch_size: int, shuffle: 
     return epoch
 
 
-def epoch_of_compiled_slices(learner: Learner, x: Any, y: Any, batch_size: int, shuffle: bool) -> Callable[[], None]:
+def epoch_of_compiled_slices(
+    learner: TorchLearner, x: Any, y: Any, batch_size: int, shuffle: bool
+) -> Callable[[], None]:
     """The same with the forward and backward pass under torch.compile, all of which waits for the first call."""
 
     @functools.cache
@@ -152,7 +154,7 @@ def epoch_of_compiled_slices(learner: Learner, x: Any, y: Any, batch_size: int, 
     return lambda: epoch()()
 
 
-def _steps(learner: Learner, batches: Iterable[Any]) -> None:
+def _steps(learner: TorchLearner, batches: Iterable[Any]) -> None:
     losses = [step(learner, *batch) for batch in batches]
     float(losses[-1])  # a GPU has then finished the epoch
 

@@ -20,7 +20,7 @@ from .devices import check_devices, choose_mesh, join, other_processes, run_proc
 from .logs import tensorboard
 from .loop import Diverged, Limits, Trained, describe_divergence, train_on
 from .pictures import draw_run
-from .recipes import Recipe, choose_recipe, fit_options, make_model, make_schedule, read_data
+from .recipes import Recipe, choose_recipe, make_learner, make_schedule, read_data
 from .resume import Saved, Start, describe_start, find_start, run_settings
 from .runs import CONFIG, HISTORY, PARAMS, RESULT, make_writable, write_json, write_text
 from .seeds import describe_seeds, train_further
@@ -52,22 +52,21 @@ def _run(config: TrainConfig) -> int:
     splits, classes = read_data(config.dataset, config.hold_out)
     data_seconds = time.perf_counter() - began
     recipe = choose_recipe(len(classes), **{name: getattr(config, name) for name in Recipe._fields})
-    model = make_model(recipe, len(classes))
-    options: dict[str, Any] = fit_options(recipe, splits, len(classes)) | {"mesh": mesh}
+    learner = make_learner(recipe, len(splits.train), len(classes))
     settings = run_settings(config, recipe, splits)
-    state = init_state(jax.random.key(config.seed), model, options["optimizer"])
+    state = init_state(jax.random.key(config.seed), learner)
     start = Start(Saved(state, None if config.patience is None else state))
     if config.resume:
         start = find_start(out, start.saved, settings)
         console.print(describe_start(start, recipe.epochs), highlight=False, soft_wrap=True)
 
-    limits = Limits(config.checkpoint_every, config.patience, config.max_seconds)
+    limits = Limits(recipe.epochs, config.checkpoint_every, config.patience, config.max_seconds)
     with tensorboard(out / "tensorboard" if config.tensorboard and first else None, start.rows) as log:
-        trained = train_on(start, model, splits, options, limits, out if first else None, settings, console, log)
+        trained = train_on(start, learner, splits, mesh, limits, out if first else None, settings, console, log)
     if isinstance(trained, Diverged):
         rate = make_schedule(recipe, len(splits.train))
-        raise ValueError(describe_divergence(trained, model, splits, options, rate, config.debug_nans))
-    console.print(_table(trained.rows))
+        raise ValueError(describe_divergence(trained, learner, splits, rate, config.debug_nans))
+    console.print(_table(trained.rows, _evaluated_part(config)))
     params = evaluation_params(trained.state)
     result = _result(trained, splits, {"data": data_seconds, **trained.seconds}, device, mesh)
     if start.path:
@@ -75,15 +74,22 @@ def _run(config: TrainConfig) -> int:
     seeds = range(config.seed, config.seed + config.seeds)
     if config.seeds > 1:
         with console.status(f"training seeds {seeds[1]} to {seeds[-1]}"):
-            result |= train_further(params, result["accuracy"], seeds, model, splits, options)
+            result |= train_further(params, result["accuracy"], seeds, learner, splits, recipe.epochs, mesh)
     if first:
         _write(out, config, recipe, classes, trained.rows, result, params)
-        draw_run(out, History.from_records(trained.rows), model, params, splits.valid, classes)
+        draw_run(out, History.from_records(trained.rows), learner.model, params, splits.valid, classes)
     return _conclude(config, out, result, seeds, console)
 
 
-def _table(rows: Sequence[EpochRecord]) -> Table:
-    table = Table("epoch", "train loss", "valid loss", "accuracy", "seconds")
+def _evaluated_part(config: TrainConfig) -> str:
+    """Return what `Splits.valid` is here: held-out training images, the chapter's valid folder, or a test set."""
+    if config.hold_out:
+        return "held-out"
+    return "valid" if config.dataset == "mnist_sample" or Path(config.dataset).is_dir() else "test"
+
+
+def _table(rows: Sequence[EpochRecord], evaluated_part: str) -> Table:
+    table = Table("epoch", "train loss", f"{evaluated_part} loss", "accuracy", "seconds")
     for column in table.columns:
         column.justify = "right"
     for row in rows:
@@ -120,7 +126,8 @@ def _write(
     result: dict[str, Any],
     params: Params,
 ) -> None:
-    write_json(out / CONFIG, dataclasses.asdict(config) | recipe._asdict() | {"classes": classes})
+    extra = {"classes": classes, "train_count": result["train_count"]}
+    write_json(out / CONFIG, dataclasses.asdict(config) | recipe._asdict() | extra)
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([EpochRecord._fields, *rows])
     write_text(out / HISTORY, table.getvalue())

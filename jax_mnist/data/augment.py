@@ -1,4 +1,4 @@
-"""Random shifts and rotations of a batch of images, each a function of the key."""
+"""Data augmentation: random shifts and rotations of a batch of images, as pure functions of a PRNG key."""
 
 from collections.abc import Sequence
 
@@ -9,42 +9,47 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 def random_shift(
-    key: PRNGKeyArray, x: Float[Array, "b i"], most: int = 2, image_shape: Sequence[int] = (28, 28)
+    key: PRNGKeyArray, x: Float[Array, "b i"], max_shift: int = 2, image_shape: Sequence[int] = (28, 28)
 ) -> Float[Array, "b i"]:
-    """Each image moved by whole pixels, in each direction by -most..most with equal chances, and background moved in.
+    """Translate each image by a random whole number of pixels in [-max_shift, max_shift] per axis, zero-filled.
 
-    x [b, h*w] for `image_shape` (h, w); returns the same shape.
+    `x` is [b, h*w] for `image_shape` (h, w). Shifts are uniform and independent. Returns an array of the same shape.
 
     >>> x = jnp.ones((3, 784))
-    >>> random_shift(jax.random.key(0), x).shape, bool((random_shift(jax.random.key(0), x, most=0) == x).all())
-    ((3, 784), True)
+    >>> random_shift(jax.random.key(0), x).shape
+    (3, 784)
+    >>> bool((random_shift(jax.random.key(0), x, max_shift=0) == x).all())
+    True
     """
     height, width = image_shape
-    images = jnp.pad(x.reshape(-1, height, width), ((0, 0), (most, most), (most, most)))
-    corners = jax.random.randint(key, (len(x), 2), 0, 2 * most + 1)
-    shift = jax.vmap(lambda image, corner: jax.lax.dynamic_slice(image, corner, (height, width)))
-    return shift(images, corners).reshape(x.shape)
+    images = jnp.pad(x.reshape(-1, height, width), ((0, 0), (max_shift, max_shift), (max_shift, max_shift)))
+    corners = jax.random.randint(key, (len(x), 2), 0, 2 * max_shift + 1)
+    crop = jax.vmap(lambda image, corner: jax.lax.dynamic_slice(image, corner, (height, width)))
+    return crop(images, corners).reshape(x.shape)
 
 
 def random_rotation(
-    key: PRNGKeyArray, x: Float[Array, "b i"], most: float | int = 10, image_shape: Sequence[int] = (28, 28)
+    key: PRNGKeyArray, x: Float[Array, "b i"], max_degrees: float | int = 10, image_shape: Sequence[int] = (28, 28)
 ) -> Float[Array, "b i"]:
-    """Each image turned about its middle by an angle drawn evenly from -most..most degrees, and background turned in.
+    """Rotate each image about its centre by a random angle in [-max_degrees, max_degrees], zero-filled.
 
-    x [b, h*w] for `image_shape` (h, w), pixels interpolated linearly; returns the same shape.
+    `x` is [b, h*w] for `image_shape` (h, w). Angles are uniform, pixels are interpolated linearly. Returns an array of
+    the same shape.
 
     >>> x = jnp.ones((3, 784))
     >>> random_rotation(jax.random.key(0), x).shape
     (3, 784)
     """
-    angles = jnp.deg2rad(jax.random.uniform(key, (len(x),), x.dtype, -most, most))
+    angles = jnp.deg2rad(jax.random.uniform(key, (len(x),), x.dtype, -max_degrees, max_degrees))
     images = x.reshape(-1, *image_shape)
     return jax.vmap(_rotate)(images, angles).reshape(x.shape)
 
 
 def _rotate(image: Float[Array, "h w"], angle: Float[Array, ""]) -> Float[Array, "h w"]:
-    middle = (jnp.array(image.shape, image.dtype) - 1) / 2
-    y, x = jnp.indices(image.shape, dtype=image.dtype) - middle[:, None, None]
+    """Rotate one image by `angle` radians, clockwise if rows are drawn downward."""
+    centre = (jnp.array(image.shape, image.dtype) - 1) / 2
+    y, x = jnp.indices(image.shape, dtype=image.dtype) - centre[:, None, None]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    places = [cos * y - sin * x + middle[0], sin * y + cos * x + middle[1]]
-    return map_coordinates(image, places, order=1, mode="constant")
+    # For each pixel of the result, the position in the image to read from.
+    positions = [cos * y - sin * x + centre[0], sin * y + cos * x + centre[1]]
+    return map_coordinates(image, positions, order=1, mode="constant")

@@ -1,4 +1,4 @@
-"""A person's own picture of a digit, made into what MNIST's pictures are."""
+"""Preprocessing of a photo of a digit into MNIST format."""
 
 from pathlib import Path
 
@@ -7,23 +7,23 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from ..files import parsing
+from ..files import name_parse_errors
 from .formats.image_folder import SIDE
 
 BOX = 20
-"""The side of the box that a digit is fitted into, before it is centred by mass in SIDE x SIDE."""
+"""Side of the box, in pixels, into which a digit is scaled before it is centred by mass in SIDE x SIDE."""
 
-_LARGEST = 400
-_MAX_PIXELS = 64_000_000  # of four bytes, three times over while it is made smaller: 768 MB
+_WORKING_SIDE = 400
+_MAX_PIXELS = 64_000_000  # of four bytes, in three copies while the picture is scaled down: 768 MB
 
 
 def read_photo(path: str | Path) -> UInt8[np.ndarray, "28 28"]:
-    """A digit from a PNG or JPEG of any size, as MNIST's own were made.
+    """Read a photo or drawing of a digit, preprocessed as MNIST's images were.
 
-    The picture may be grey, colour or partly transparent, dark on light or light on dark, on unevenly lit
-    paper. Returns uint8 [28, 28], light on dark in 0..255: fitted into 20x20 with its proportions kept, and
-    centred by mass. Raises FileNotFoundError where there is no file, ValueError, naming the file, where it is
-    no picture, too large, or shows nothing.
+    The file is a PNG or JPEG of any size, grey, colour or partly transparent, dark on light or light on dark, on
+    unevenly lit paper. Returns uint8 [28, 28], light on dark in 0..255: the digit is scaled into 20x20 pixels, keeping
+    its aspect ratio, and centred by mass. Raises FileNotFoundError if the file does not exist, and ValueError, naming
+    the file, if it is not a PNG or JPEG, is too large, or shows no digit.
 
     >>> import tempfile
     >>> picture = np.full((300, 400), 230, np.uint8)
@@ -34,83 +34,82 @@ def read_photo(path: str | Path) -> UInt8[np.ndarray, "28 28"]:
     >>> np.flatnonzero(image.any(axis=1)).tolist() == list(range(4, 24))
     True
     """
-    grey = _open(Path(path))
-    ink = _ink(grey)
+    ink = _extract_ink(_read_grey(Path(path)))
     if ink is None:
         raise ValueError(f"{path}: shows no digit; expected one digit, dark on light or light on dark")
-    return _as_mnist(ink)
+    return _to_mnist_format(ink)
 
 
-def _open(path: Path) -> Float[np.ndarray, "h w"]:
-    """The picture upright, on white, grey in [0, 1], at most _LARGEST pixels a side."""
+def _read_grey(path: Path) -> Float[np.ndarray, "h w"]:
+    """Read a picture upright, on white, grey in [0, 1], with at most _WORKING_SIDE pixels per side."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected a PNG or JPEG")
-    with parsing(path, "PNG or JPEG"), Image.open(path, formats=["PNG", "JPEG"]) as image:
-        width, height = image.size
-        grey = _upright_grey(image) if width * height <= _MAX_PIXELS else None
-    if grey is None:
-        raise ValueError(f"{path}: {width}x{height} is too large; expected at most {_MAX_PIXELS // 10**6} megapixels")
-    return grey
+    with name_parse_errors(path, "PNG or JPEG"):
+        image = Image.open(path, formats=["PNG", "JPEG"])  # decodes no pixels yet
+    with image:
+        if image.width * image.height > _MAX_PIXELS:
+            limit = f"{_MAX_PIXELS // 10**6} megapixels"
+            raise ValueError(f"{path}: image must be at most {limit}, got {image.width}x{image.height} pixels")
+        with name_parse_errors(path, "PNG or JPEG"):
+            return _to_upright_grey(image)
 
 
-def _upright_grey(image: Image.Image) -> Float[np.ndarray, "h w"]:
-    image.draft("L", (_LARGEST, _LARGEST))
+def _to_upright_grey(image: Image.Image) -> Float[np.ndarray, "h w"]:
+    image.draft("L", (_WORKING_SIDE, _WORKING_SIDE))  # lets a JPEG decode at reduced size, which saves time and memory
     upright = ImageOps.exif_transpose(image)
     if upright.mode == "I;16":
-        upright = upright.convert("I")  # which Pillow can make smaller
-    upright.thumbnail((2 * _LARGEST, 2 * _LARGEST), Image.Resampling.BOX)
-    if upright.mode in ("I", "F"):
-        upright = _scaled_to_8_bits(upright)
+        upright = upright.convert("I")  # Pillow cannot scale down a large I;16
+    upright.thumbnail((2 * _WORKING_SIDE, 2 * _WORKING_SIDE), Image.Resampling.BOX)
+    if upright.mode in ("I", "F"):  # Pillow would clip these at 255 instead of scaling them to 8 bits
+        values = np.asarray(upright, np.float32)
+        upright = Image.fromarray((values / max(values.max(), 1) * 255).astype(np.uint8))
     on_white = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
     grey = on_white.convert("L")
-    grey.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
+    grey.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
     return np.asarray(grey, np.float32) / 255
 
 
-def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, np.float32)
-    return Image.fromarray((values / max(values.max(), 1) * 255).astype(np.uint8))
-
-
-def _ink(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"] | None:
-    """How much ink is where, in [0, 1]: what stands out from the paper, whichever of the two is darker."""
-    difference = grey - _paper(grey)
-    noise = 1.4826 * float(np.median(np.abs(difference)))  # the standard deviation, were it normal
-    # Strokes are few and far from the paper, so the cube of the difference has their sign.
+def _extract_ink(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"] | None:
+    """Return the ink density of each pixel in [0, 1], whether ink is darker or lighter than paper; None if no ink."""
+    difference = grey - _fit_paper(grey)
+    noise = 1.4826 * float(np.median(np.abs(difference)))  # a robust standard deviation, exact for a normal one
+    # Stroke pixels are few but far from the paper, so the cube of the difference has their sign.
     ink = np.maximum(difference * np.sign(np.mean(difference**3)), 0)
-    faintest = max(6 * noise, 0.02)
-    if ink.max() <= faintest:
+    threshold = max(6 * noise, 0.02)
+    if ink.max() <= threshold:
         return None
-    full = float(np.median(ink[ink > max(faintest, 0.5 * ink.max())]))
-    strokes = _without_specks(ink > 0.4 * full)
-    near = ndimage.binary_dilation(strokes, iterations=2)
-    return np.where(near, np.clip((ink / full - 0.1) / 0.8, 0, 1), 0)
+    full_ink = float(np.median(ink[ink > max(threshold, 0.5 * ink.max())]))
+    strokes = _remove_specks(ink > 0.4 * full_ink)
+    near_strokes = ndimage.binary_dilation(strokes, iterations=2)  # with the soft edges of the strokes
+    return np.where(near_strokes, np.clip((ink / full_ink - 0.1) / 0.8, 0, 1), 0)
 
 
-def _paper(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """The brightness of the paper alone: a quadratic surface, fitted again and again to what lies near it."""
+def _fit_paper(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """Return the paper's brightness: a quadratic surface, refitted to the pixels near the last fit to exclude ink."""
     rows, columns = (np.linspace(-1, 1, size, dtype=np.float32) for size in grey.shape)
     y, x = np.meshgrid(rows, columns, indexing="ij")
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
-    every = max(grey.size // 5000, 1)  # a few thousand pixels tell six numbers
-    some, values = terms[::every], grey.reshape(-1)[::every]
-    weights = np.array([np.median(values), 0, 0, 0, 0, 0], np.float32)
+    stride = max(grey.size // 5000, 1)  # a few thousand pixels are enough to fit six coefficients
+    sampled_terms, sampled_grey = terms[::stride], grey.reshape(-1)[::stride]
+    coefficients = np.array([np.median(sampled_grey), 0, 0, 0, 0, 0], np.float32)
     for _ in range(8):
-        distance = np.abs(values - some @ weights)
-        near = distance <= max(2.5 * float(np.median(distance)), 0.02)
-        weights = np.linalg.lstsq(some[near], values[near], rcond=None)[0]
-    return (terms @ weights).reshape(grey.shape)
+        distance = np.abs(sampled_grey - sampled_terms @ coefficients)
+        is_paper = distance <= max(2.5 * float(np.median(distance)), 0.02)
+        coefficients = np.linalg.lstsq(sampled_terms[is_paper], sampled_grey[is_paper], rcond=None)[0]
+    return (terms @ coefficients).reshape(grey.shape)
 
 
-def _without_specks(strokes: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    pieces = np.zeros(strokes.shape, np.int32)
-    ndimage.label(strokes, np.ones((3, 3)), output=pieces)
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    return (sizes >= 0.08 * sizes.max())[pieces]
+def _remove_specks(strokes: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Drop connected components with less than 8% of the pixels of the largest."""
+    components = np.zeros(strokes.shape, np.int32)
+    ndimage.label(strokes, np.ones((3, 3)), output=components)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0  # the background
+    return (sizes >= 0.08 * sizes.max())[components]
 
 
-def _as_mnist(ink: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "28 28"]:
+def _to_mnist_format(ink: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "28 28"]:
+    """Crop to the ink, scale into BOX x BOX and centre by mass in SIDE x SIDE."""
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     digit = Image.fromarray(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32))
     scale = BOX / max(digit.size)
@@ -118,7 +117,6 @@ def _as_mnist(ink: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "28 28"]:
     small = np.clip(np.asarray(digit.resize(size, Image.Resampling.BICUBIC)), 0, 1)
     canvas = np.zeros((2 * SIDE, 2 * SIDE), np.float32)
     canvas[: small.shape[0], : small.shape[1]] = small
-    # MNIST's centres of mass average pixel 14.0 of 0..27 in both directions, moved by whole pixels.
+    # The average centre of mass in MNIST is at pixel 14.0 of 0..27 on both axes, not 13.5; shifts are whole pixels.
     shift = np.round(SIDE / 2 - np.array(ndimage.center_of_mass(canvas)))
-    moved = ndimage.shift(canvas, shift, order=0)[:SIDE, :SIDE]
-    return np.round(255 * moved).astype(np.uint8)
+    return np.round(255 * ndimage.shift(canvas, shift, order=0)[:SIDE, :SIDE]).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The MNIST family: for each dataset its classes, where its four IDX files lie, and their checksums; no logic."""
+"""The MNIST family: classes, file locations and checksums of each dataset; no logic."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,18 +8,19 @@ IMAGES_AND_LABELS = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "t10k": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-"""The names of the four files, those of the images and of the labels of each part."""
+"""The four file names: images and labels of each part."""
 
 BUNDLED = Path(__file__).parent / "bundled"
 DIGITS = tuple("0123456789")
 
 
 class Source(NamedTuple):
-    """Where a dataset's files come from, and how they are known to be the right ones.
+    """Locations and checksums of a dataset's files.
 
-    `archives` has the sha256 of each .gz as published, which is what `mirrors` serve (TFDS lists the same ones);
-    `contents` that of the file without compression, where we have seen it. `directories` are where packages put
-    the files: they are looked at before the network.
+    `classes` are the class names, indexed by label. `archives` maps file names to the SHA-256 of the published .gz,
+    which the `mirrors` serve and TFDS lists too. `contents` maps them to the SHA-256 of the decompressed file, if
+    known. `mirrors` are base URLs, in the order of trying. `directories` are those into which packages install the
+    files; they are searched before the cache and the mirrors.
     """
 
     classes: tuple[str, ...]

@@ -24,7 +24,7 @@ import jax.export
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from ..files import atomic_write, parsing
+from ..files import atomic_write, name_parse_errors
 from ..pixels import to_float
 from ..types import Model, Params
 
@@ -81,7 +81,7 @@ def load_exported(path: str | Path) -> ExportedModel:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected an exported model (.jaxexport)")
-    with parsing(path, "exported model"), zipfile.ZipFile(path) as file:
+    with name_parse_errors(path, "exported model"), zipfile.ZipFile(path) as file:
         for entry in file.infolist():
             # A few bytes can declare, or unpack to, more than fits in memory: check before reading.
             if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size > Path(path).stat().st_size:

@@ -1,4 +1,4 @@
-"""A convolution and a max pooling that are fast on a CPU, inside `lax.scan` too; elsewhere they are plain `jax.lax`."""
+"""Convolution and max pooling that are fast on CPU, also inside `lax.scan`; other platforms use plain `jax.lax`."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
+from jax import P, lax
+from jax.sharding import AxisType
 from jaxtyping import Array, Float
 
 from .im2col import Pads, Window, convolve
 
 Padding = str | Sequence[Sequence[int]]
-"""What lies around the image: "SAME", "VALID" or ((top, bottom), (left, right)) rows and columns of zeros."""
+"""Zero padding of an image: "SAME", "VALID" or ((top, bottom), (left, right)) in rows and columns."""
 
 
 def conv2d(
@@ -24,11 +25,11 @@ def conv2d(
     stride: int = 1,
     padding: Padding = "SAME",
 ) -> Float[Array, "b oh ow o"]:
-    """A 2-D convolution as neural networks have it: `lax.conv_general_dilated` in NHWC and HWIO.
+    """Convolve images with a kernel, as `lax.conv_general_dilated` does with layouts NHWC and HWIO.
 
-    `x` float [b, h, w, i], `kernel` [kh, kw, i, o] of the same dtype; `stride` holds for both axes; `padding` is
-    "SAME", "VALID" or ((top, bottom), (left, right)). Returns [b, oh, ow, o]. Values and derivatives of every order
-    are those of `jax.lax`, up to rounding. Raises ValueError where these do not fit together.
+    `x` is float [b, h, w, i] and `kernel` [kh, kw, i, o] of the same dtype. `stride` applies to both axes. `padding` is
+    "SAME", "VALID" or ((top, bottom), (left, right)) in pixels. Returns [b, oh, ow, o]. Values and derivatives of every
+    order equal those of `jax.lax`, up to rounding. Raises ValueError if the shapes, dtypes or options are invalid.
 
     >>> conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0]
     Array([[4., 6., 4.],
@@ -37,16 +38,16 @@ def conv2d(
     """
     window = Window(stride, _pads(x, kernel, stride, padding))
     if min(window.outputs(x, kernel)) < 1:
-        raise ValueError(f"a {kernel.shape[:2]} kernel does not fit into {x.shape[1:3]} images with padding {padding}")
+        raise ValueError(f"kernel must fit into the image, got {kernel.shape[:2]} in {x.shape[1:3]}, padding {padding}")
     return _per_platform(convolve, _lax_conv, window, x, kernel)
 
 
 def max_pool(x: Float[Array, "..."], window: int = 2) -> Float[Array, "b oh ow c"]:
-    """The maximum of each `window` x `window` tile: `lax.reduce_window` with VALID padding and stride `window`.
+    """Return the maximum of each `window` x `window` tile, with stride `window` and VALID padding.
 
-    `x` float [b, h, w, c]; rows and columns that fill no tile are left out. Returns [b, h // window, w // window, c].
-    The gradient goes to the first maximum of a tile, row by row, as in `jax.lax` and PyTorch. Raises ValueError
-    where no tile fits.
+    `x` is float [b, h, w, c]; rows and columns left over after the last whole tile are ignored. Returns
+    [b, h // window, w // window, c]. The gradient goes to the first maximum of a tile in row-major order, as in
+    `lax.reduce_window` and PyTorch. Raises ValueError if `x` is not 4-D or `window` is not in 1..min(h, w).
 
     >>> x = jnp.array([[1.0, 5.0], [5.0, 2.0]]).reshape(1, 2, 2, 1)
     >>> jax.grad(lambda x: max_pool(x).sum())(x)[0, :, :, 0]
@@ -54,16 +55,17 @@ def max_pool(x: Float[Array, "..."], window: int = 2) -> Float[Array, "b oh ow c
            [0., 0.]], dtype=float32)
     """
     if x.ndim != 4 or not isinstance(window, int) or not 1 <= window <= min(x.shape[1:3]):
-        raise ValueError(f"max_pool takes x [b, h, w, c] and a window of 1..min(h, w), not {x.shape} and {window!r}")
+        raise ValueError(f"max_pool needs x [b, h, w, c] and window in 1..min(h, w), got {x.shape} and {window!r}")
     return _per_platform(_pool, _lax_pool, window, x)
 
 
 class Conv(nnx.Conv):
-    """`nnx.Conv` on `conv2d`: the same arguments, parameters and start, for 2-D kernels.
+    """An `nnx.Conv` that computes with `conv2d`: the same arguments, parameters and initialization, for 2-D kernels.
 
-    x [..., h, w, in_features] -> [..., oh, ow, out_features]; `kernel` [kh, kw, in_features, out_features] and `bias`
-    [out_features] as in `nnx.Conv`. Raises ValueError for what `conv2d` has not: kernels of one or three dimensions,
-    strides that differ, dilations, feature groups, `precision`, `preferred_element_type`, `conv_general_dilated`.
+    Maps x [..., h, w, in_features] to [..., oh, ow, out_features], with `kernel` [kh, kw, in_features, out_features]
+    and `bias` [out_features]. Raises ValueError for options that `conv2d` does not support: 1-D or 3-D kernels, strides
+    that differ between axes, dilations, feature groups, `precision`, `preferred_element_type` and
+    `conv_general_dilated`.
 
     >>> conv = Conv(1, 24, (5, 5), rngs=nnx.Rngs(0))
     >>> conv(jnp.zeros((2, 28, 28, 1))).shape
@@ -81,19 +83,19 @@ class Conv(nnx.Conv):
         **options: Any,
     ):
         if "conv_general_dilated" in options:
-            raise ValueError("Conv brings its own conv_general_dilated; nnx.Conv takes another")
+            raise ValueError("Conv sets conv_general_dilated itself; use nnx.Conv to pass your own")
         if np.shape(kernel_size) != (2,):
-            raise ValueError(f"kernel_size must be (height, width), not {kernel_size}")
+            raise ValueError(f"kernel_size must be (height, width), got {kernel_size}")
         options["conv_general_dilated"] = _for_conv
         super().__init__(in_features, out_features, kernel_size, strides, rngs=rngs, **options)
-        # Traced once, so that what it does not support is said here and not at the first call.
+        # Trace one call, so that unsupported options raise here and not at the first use.
         jax.eval_shape(self, jax.ShapeDtypeStruct((1, *self.kernel_size, in_features), self.param_dtype))
 
 
 def conv_general_dilated(
     x: Array, kernel: Array, strides: Sequence[int], padding: Any, *, dimension_numbers: Any = None, **options: Any
 ) -> Array:
-    """`lax.conv_general_dilated` as `nnx.Conv` calls it, by `conv2d` where that has what is asked for."""
+    """Convolve as `nnx.Conv` asks, with `conv2d` if it supports the options, else `lax.conv_general_dilated`."""
     if x.ndim == 4 and not _unsupported(strides, options):
         return conv2d(x, kernel, stride=strides[0], padding=padding)
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=dimension_numbers, **options)
@@ -108,43 +110,55 @@ def _for_conv(
 
 
 def _unsupported(strides: Sequence[int], options: dict[str, Any]) -> list[str]:
-    """What `nnx.Conv` asks for that `conv2d` has not."""
-    plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}
-    others = [f"{name}={value!r}" for name, value in options.items() if value not in (None, plain.get(name))]
+    """Return the options of an `nnx.Conv` that `conv2d` does not support, as text."""
+    supported = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}
+    others = [f"{name}={value!r}" for name, value in options.items() if value not in (None, supported.get(name))]
     return others + ([f"strides {tuple(strides)} that differ"] if len(set(strides)) != 1 else [])
 
 
 @jax.jit(static_argnums=(0, 1, 2))
 def _per_platform(on_cpu: Callable, elsewhere: Callable, window: Any, *arrays: Array) -> Array:
-    on_cpu, elsewhere = functools.partial(on_cpu, window), functools.partial(elsewhere, window)
-    return lax.platform_dependent(*arrays, cpu=on_cpu, default=elsewhere)
+    # The choice is made when the program is lowered, so that one exported program serves every platform.
+    def compute(*arrays: Array) -> Array:
+        on_cpu_, elsewhere_ = functools.partial(on_cpu, window), functools.partial(elsewhere, window)
+        return lax.platform_dependent(*arrays, cpu=on_cpu_, default=elsewhere_)
+
+    # The batch may be sharded (see `use_mesh`). Each device then cuts its own images into chunks: the partitioner would
+    # send all images to every device for each chunk.
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or set(mesh.axis_types) != {AxisType.Auto} or arrays[0].shape[0] % mesh.size:
+        return compute(*arrays)
+    specs = (P(mesh.axis_names), *[P()] * (len(arrays) - 1))
+    return jax.shard_map(compute, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _pool(window: int, x: Array) -> Array:
-    return functools.reduce(jnp.maximum, _places(_tiles(window, x)))
+    return functools.reduce(jnp.maximum, _tile_elements(window, x))
 
 
 @_pool.defjvp
 def _pool_jvp(window: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     y = _pool(window, *primals)
+    # The index of the first maximum in each tile, in row-major order. Counting backwards lets the first one win ties.
     first = jnp.full(y.shape, window**2 - 1)
-    for n, place in reversed(list(enumerate(_places(_tiles(window, *primals))))):
-        first = jnp.where(place == y, n, first)
-    chosen = first[:, :, None, :, None] == jnp.arange(window**2).reshape(1, 1, window, 1, window, 1)
-    # Without the barrier XLA computes the gradient anew for each that reads it.
+    for index, element in reversed(list(enumerate(_tile_elements(window, *primals)))):
+        first = jnp.where(element == y, index, first)
+    is_first = first[:, :, None, :, None] == jnp.arange(window**2).reshape(1, 1, window, 1, window, 1)
+    # Without the barrier, XLA recomputes the gradient for every operation that reads it.
     tiles = _tiles(window, lax.optimization_barrier(tangents[0]))
-    return y, jnp.sum(jnp.where(chosen, tiles, jnp.zeros((), tiles.dtype)), axis=(2, 4))
+    return y, jnp.sum(jnp.where(is_first, tiles, jnp.zeros((), tiles.dtype)), axis=(2, 4))
 
 
 def _tiles(window: int, x: Array) -> Array:
-    """[b, h, w, c] -> [b, oh, window, ow, window, c]."""
+    """Reshape [b, h, w, c] to [b, oh, window, ow, window, c]."""
     oh, ow = x.shape[1] // window, x.shape[2] // window
     return x[:, : oh * window, : ow * window].reshape(x.shape[0], oh, window, ow, window, x.shape[3])
 
 
-def _places(tiles: Array) -> list[Array]:
-    window = tiles.shape[2]
+def _tile_elements(window: int, x: Array) -> list[Array]:
+    """Return the elements of each tile in row-major order, as window**2 arrays [b, oh, ow, c]."""
+    tiles = _tiles(window, x)
     return [tiles[:, :, row, :, column] for row in range(window) for column in range(window)]
 
 
@@ -159,14 +173,14 @@ def _lax_pool(window: int, x: Array) -> Array:
 
 def _pads(x: Array, kernel: Array, stride: int, padding: Padding) -> Pads:
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
-        raise ValueError(f"x [b, h, w, i] and kernel [kh, kw, i, o] do not fit together: {x.shape}, {kernel.shape}")
+        raise ValueError(f"x must be [b, h, w, i] and kernel [kh, kw, i, o], got {x.shape} and {kernel.shape}")
     if x.dtype != kernel.dtype:
-        raise ValueError(f"x and kernel must be of one dtype, not {x.dtype} and {kernel.dtype}")
+        raise ValueError(f"x and kernel must have the same dtype, got {x.dtype} and {kernel.dtype}")
     if not isinstance(stride, int) or stride < 1:
-        raise ValueError(f"stride must be a positive integer, not {stride!r}")
+        raise ValueError(f"stride must be a positive integer, got {stride!r}")
     if isinstance(padding, str):
         if padding not in ("SAME", "VALID"):
-            raise ValueError(f'padding must be "SAME", "VALID" or ((top, bottom), (left, right)), not {padding!r}')
+            raise ValueError(f'padding must be "SAME", "VALID" or ((top, bottom), (left, right)), got {padding!r}')
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
     (top, bottom), (left, right) = padding
     return (top, bottom), (left, right)

@@ -1,16 +1,17 @@
-"""A convolution as matrix products: what XLA compiles well for a CPU, inside `lax.scan` too.
+"""Convolution by im2col: a convolution and its gradients as matrix products, fast on CPU also inside `lax.scan`.
 
-XLA:CPU has fast code for one layout of a convolution and rewrites the others into it, but not inside a loop: there both
-gradients of `lax.conv_general_dilated` run scalar code, ten to a hundred times slower. Here a convolution and its
-gradients are products of a matrix of patches:
+XLA:CPU has fast code for one convolution layout and rewrites the others into it, but not inside a loop. There, both
+gradients of `lax.conv_general_dilated` run scalar code, ten to a hundred times slower. im2col avoids this: it copies
+the patch of pixels under each output into a row of a matrix, and the convolution becomes one matrix product. So do the
+gradients:
 
-    y         [b, oh, ow, o] = patches of x                         @ kernel            [kh*kw*i, o]
-    d loss/dx [b, h, w, i]   = patches of dy (spread by the stride) @ the kernel turned [kh*kw*o, i]
-    d loss/dkernel           = (patches of x)^T                     @ dy
+    y          [b, oh, ow, o]   = patches of x                            @ kernel               [kh*kw*i, o]
+    d loss/dx  [b, h, w, i]     = patches of dy, dilated by the stride    @ kernel rotated 180   [kh*kw*o, i]
+    d loss/dkernel              = (patches of x)^T                        @ dy
 
-The patches repeat a pixel kh*kw times, so they are made for a few images at a time and used while they are in the
-cache. Where a patch is small, as on a first layer's one channel, `block` neighbouring outputs share one wider patch:
-less to copy, and a larger product.
+The patches hold each pixel up to kh*kw times. They are therefore built for a few images at a time and used while they
+are in the cache. If a patch is small, as in a first layer with one channel, `block` neighbouring outputs share one
+wider patch, which copies less and makes the product larger.
 """
 
 import functools
@@ -26,17 +27,17 @@ from jaxtyping import Array
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 PATCH_NUMBERS = 2**18
-"""How many numbers the patches of one chunk of images hold at most: 1 MiB of float32, which stays in a core's cache."""
+"""Maximum size of the patches of one chunk of images: 1 MiB of float32, which stays in the cache of a core."""
 
 
 class Window(NamedTuple):
-    """Where a kernel stands on an image: every `stride` pixels, with zeros around it ((top, bottom), (left, right))."""
+    """Stride of a kernel in pixels, and zero padding of the image, ((top, bottom), (left, right))."""
 
     stride: int
     pads: Pads
 
     def outputs(self, x: Any, kernel: Any) -> tuple[int, int]:
-        """The height and width of the output, for x [b, h, w, i] and kernel [kh, kw, i, o]."""
+        """Return the height and width of the output for x [b, h, w, i] and kernel [kh, kw, i, o]."""
         sizes = zip(x.shape[1:3], kernel.shape[:2], self.pads, strict=True)
         oh, ow = ((size + sum(pads) - side) // self.stride + 1 for size, side, pads in sizes)
         return oh, ow
@@ -44,22 +45,22 @@ class Window(NamedTuple):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def convolve(window: Window, x: Array, kernel: Array) -> Array:
-    """x [b, h, w, i] and kernel [kh, kw, i, o] -> [b, oh, ow, o], as the top of this file says."""
+    """Convolve x [b, h, w, i] with kernel [kh, kw, i, o]; returns [b, oh, ow, o]."""
     return _product(window, x, kernel)
 
 
 @functools.partial(convolve.defjvp, symbolic_zeros=True)
 def _convolve_jvp(window: Window, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    # Reverse mode transposes the tangent. It is written as the transpose of each gradient, so that this gradient is
-    # what comes out; a custom_vjp would give the gradient directly, and refuse jax.jvp.
+    # Reverse mode transposes this tangent. The tangent is the transpose of each gradient, so reverse mode recovers the
+    # gradients below. A custom_vjp would be more direct but does not support jax.jvp.
     y = convolve(window, *primals)
     gradients = (functools.partial(gradient, window, *primals) for gradient in (_input_gradient, _kernel_gradient))
-    moves = [
+    products = [
         jax.linear_transpose(gradient, y)(tangent)[0]
         for gradient, tangent in zip(gradients, tangents, strict=True)
         if not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
     ]
-    return y, functools.reduce(jnp.add, moves)
+    return y, functools.reduce(jnp.add, products)
 
 
 def _product(window: Window, x: Array, kernel: Array) -> Array:
@@ -76,7 +77,7 @@ def _kernel_gradient(window: Window, x: Array, kernel: Array, dy: Array) -> Arra
     block = _block(kernel, ow)
     widen = functools.partial(_widen, window, block)
     inputs, outputs = jax.eval_shape(widen, kernel).shape
-    dtype = np.promote_types(dy.dtype, np.float32)  # a sum of chunks in bfloat16 would round at each
+    dtype = np.promote_types(dy.dtype, np.float32)  # summing chunks in bfloat16 would round at every chunk
 
     def add_chunk(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         patches = _patches(window, block, chunk[0], kernel).reshape(-1, inputs)
@@ -88,19 +89,19 @@ def _kernel_gradient(window: Window, x: Array, kernel: Array, dy: Array) -> Arra
 
 
 def _input_gradient(window: Window, x: Array, kernel: Array, dy: Array) -> Array:
-    between = (0, 0, window.stride - 1)
-    dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), between, between, (0, 0, 0)])
+    dilation = (0, 0, window.stride - 1)  # zeros between the rows and columns of dy
+    dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), dilation, dilation, (0, 0, 0)])
     sizes = zip(x.shape[1:3], dy.shape[1:3], kernel.shape[:2], window.pads, strict=True)
-    rows, columns = ((side - 1 - low, size - spread + low) for size, spread, side, (low, _) in sizes)
+    rows, columns = ((side - 1 - low, size - dilated + low) for size, dilated, side, (low, _) in sizes)
     return _product(Window(1, (rows, columns)), dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
 
 
 def _patches(window: Window, block: int, x: Array, kernel: Array) -> Array:
-    """What each `block` outputs side by side see: [b, oh, ow / block, kh * columns * i]."""
+    """Return the im2col matrix, one patch per `block` neighbouring outputs: [b, oh, ow / block, kh * columns * i]."""
     (b, h, w, i), (kh, kw, *_), ((top, bottom), (left, _)) = x.shape, kernel.shape, window.pads
     oh, ow = window.outputs(x, kernel)
     step, columns, groups = block * window.stride, (block - 1) * window.stride + kw, ow // block
-    # With the image cut into runs of `step` columns, a row of a patch is a few runs, each copied as a whole.
+    # The image is split into runs of `step` columns, so that a row of a patch consists of a few contiguous runs.
     runs = -(-columns // step)
     right = (groups + runs - 1) * step - w - left
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)])
@@ -115,16 +116,16 @@ def _block(kernel: Array, ow: int) -> int:
 
 
 def _widen(window: Window, block: int, kernel: Array) -> Array:
-    """`block` kernels side by side, each one stride further in their patch: [kh * columns * i, block * o]."""
+    """Return `block` shifted copies of the kernel, each one stride further right: [kh * columns * i, block * o]."""
     shifts = [(window.stride * n, window.stride * (block - 1 - n)) for n in range(block)]
     wide = jnp.concatenate([jnp.pad(kernel, ((0, 0), shift, (0, 0), (0, 0))) for shift in shifts], axis=-1)
     return wide.reshape(-1, wide.shape[-1])
 
 
 def _chunks(images: Array, numbers: int) -> Array:
-    """[b, ...] -> [n, size, ...], filled up with zeros; an image's patches hold `numbers` numbers."""
+    """Split [b, ...] into zero-padded chunks [n, size, ...]; the patches of one image hold `numbers` values."""
     b, *rest = images.shape
-    if not isinstance(b, int):  # the symbolic size of jax.export
+    if not isinstance(b, int):  # a symbolic dimension of jax.export
         return images[None]
     size = max(1, min(2 ** max(0, (PATCH_NUMBERS // numbers).bit_length() - 1), b))
     count = -(-b // size)

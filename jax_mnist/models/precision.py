@@ -1,5 +1,6 @@
 """Mixed precision: a model that computes in another dtype than that of its parameters."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,12 +11,12 @@ from ..types import Model, Params
 
 
 def mixed_precision(model: Model, dtype: Any = jnp.bfloat16) -> Model:
-    """The model computing in `dtype`, while its parameters, their gradients and the logits keep their own.
+    """Return a model that computes in `dtype`, while its parameters, their gradients and the logits keep their dtypes.
 
-    The logits come back in the dtype of x, so the loss is computed in it. Batch statistics stay as they are, since an
-    average that moves by a hundredth a step would be lost in rounding; what follows them is then computed in float32,
-    unless the `nnx.BatchNorm` has a dtype of its own. An accelerator multiplies bfloat16 faster than float32; a CPU
-    mostly does not.
+    The logits have the dtype of x, so the loss is computed in it. Batch statistics keep their dtype, since bfloat16
+    would round away a running mean's small steps; layers after them then compute in float32, unless the `nnx.BatchNorm`
+    has a dtype of its own. An accelerator multiplies bfloat16 faster than float32; a CPU mostly does not. The same
+    arguments return the same Model, so that it compiles once.
 
     >>> from jax_mnist import linear
     >>> model = mixed_precision(linear())
@@ -23,23 +24,28 @@ def mixed_precision(model: Model, dtype: Any = jnp.bfloat16) -> Model:
     >>> params[0].weights.dtype, model.apply(params, jnp.ones((2, 784))).dtype
     (dtype('float32'), dtype('float32'))
     """
+    return _mixed_precision(model, jnp.dtype(dtype))
 
-    def lower(params: Params) -> Params:
+
+@functools.cache
+def _mixed_precision(model: Model, dtype: Any) -> Model:
+    def cast(params: Params) -> Params:
         return jax.tree.map(lambda p: p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p, params)
 
-    def lower_moved(params: Params, x: Float[Array, "b i"]) -> Params:
-        if model.train is None:
-            return lower(params)
-        _, changes = jax.eval_shape(model.train, params, x, jax.random.key(0))
+    def cast_trained(params: Params, x: Float[Array, "b i"]) -> Params:
+        """Cast the parameters that the optimizer trains, not those that the model updates itself."""
+        if model.apply_train is None:
+            return cast(params)
+        _, updates = jax.eval_shape(lambda *args: model.apply_train(*args, jax.random.key(0)), params, x)  # pyright: ignore[reportOptionalCall]
         return jax.tree.map(
-            lambda new, old: lower(old) if new is None else old, changes, params, is_leaf=lambda leaf: leaf is None
+            lambda new, old: cast(old) if new is None else old, updates, params, is_leaf=lambda leaf: leaf is None
         )
 
     def apply(params: Params, x: Float[Array, "b i"]) -> Any:
-        return model.apply(lower_moved(params, x), x.astype(dtype)).astype(x.dtype)
+        return model.apply(cast_trained(params, x), x.astype(dtype)).astype(x.dtype)
 
-    def train(params: Params, x: Float[Array, "b i"], key: PRNGKeyArray) -> tuple[Any, Any]:
-        logits, changes = model.train(lower_moved(params, x), x.astype(dtype), key)  # pyright: ignore[reportOptionalCall]
-        return logits.astype(x.dtype), changes
+    def apply_train(params: Params, x: Float[Array, "b i"], key: PRNGKeyArray) -> tuple[Any, Any]:
+        logits, updates = model.apply_train(cast_trained(params, x), x.astype(dtype), key)  # pyright: ignore[reportOptionalCall]
+        return logits.astype(x.dtype), updates
 
-    return Model(model.init, apply, model.train and train)
+    return Model(model.init, apply, model.apply_train and apply_train)

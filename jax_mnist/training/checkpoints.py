@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ..files import atomic_write, parsing, writing
+from ..files import atomic_write, name_parse_errors, name_write_errors
 from ..types import EpochRecord, Params
 
 FORMAT = "jax_mnist checkpoint 2"
@@ -97,7 +97,7 @@ def load_checkpoint(path: str | Path, like: Any, settings: dict[str, Any] | None
     tensors, metadata = _read(path, "a checkpoint", verify=True)
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: has the format {metadata.get('format')!r}; expected {FORMAT!r}")
-    with parsing(path, "checkpoint"):
+    with name_parse_errors(path, "checkpoint"):
         notes = {name: json.loads(metadata[name]) for name in ("records", "settings", "versions", "keys")}
         saved_settings, versions = dict(notes["settings"]), dict(notes["versions"])
         records = tuple(EpochRecord(*record) for record in notes["records"])
@@ -137,7 +137,7 @@ def _checksum(data: bytes, span: tuple[int, int]) -> str:
 
 
 def _write(path: str | Path, data: bytes) -> None:
-    with atomic_write(path) as temporary, writing(path):
+    with atomic_write(path) as temporary, name_write_errors(path):
         temporary.write_bytes(data)
 
 

@@ -1,121 +1,96 @@
-"""What a model is worth on a dataset, every image counted once, and whether model, data and loss fit together."""
-
-from collections.abc import Callable
-from typing import Any
+"""Loss and accuracy over a dataset, and the check that model, data and loss fit together."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
 
-from ..data.batches import epoch_indices, take_batch
+from ..data.batches import check_batch_size, map_batches
 from ..metrics import correct
-from ..types import Dataset, Metrics, Model, Params, TrainState
-from .ema import apply_model_updates
-from .mesh import ShardedDataset, replicate, shard_dataset
+from ..types import Batch, Dataset, Learner, LossFunction, Metrics, Model, Params
+from .mesh import replicate
 
-LossFunction = Callable[[Any, Any], Any]
-"""logits [b, c], labels [b] -> one loss per example [b]."""
-
-EVALUATION_BATCH = 1024
+EVALUATION_BATCH_SIZE = 1024
 
 
 def evaluate(
-    model: Model,
+    learner: Learner,
     params: Params,
     dataset: Dataset,
-    loss_fn: LossFunction,
-    batch_size: int = EVALUATION_BATCH,
+    *,
+    batch_size: int = EVALUATION_BATCH_SIZE,
     mesh: Mesh | None = None,
 ) -> Metrics:
-    """The mean loss and the accuracy over a dataset, every image counted once whatever the batch size.
+    """Return the mean loss and the accuracy over a dataset, with every image counted once.
 
-    With a `mesh`, such as `data_mesh()`, each batch is split over its devices. Returns Metrics(loss float, accuracy
-    float in [0, 1], count int), each an array []. Raises ValueError where model, dataset and loss do not fit together.
+    Only the learner's model and loss are used. The result does not depend on `batch_size`, except for rounding. With a
+    `mesh`, such as `data_mesh()`, every batch is sharded over its devices. Returns Metrics(loss float, accuracy float
+    in [0, 1], count int), each an array []. Raises ValueError if model, dataset and loss do not fit together.
 
+    >>> import optax
     >>> from jax_mnist import linear, load, mnist_loss
-    >>> params = jax.tree.map(jnp.zeros_like, linear().init(jax.random.key(0)))
-    >>> metrics = evaluate(linear(), params, load("mnist_sample").valid, mnist_loss)
+    >>> learner = Learner(linear(), mnist_loss, optax.sgd(1.0))
+    >>> params = jax.tree.map(jnp.zeros_like, learner.model.init(jax.random.key(0)))
+    >>> metrics = evaluate(learner, params, load("mnist_sample").valid)
     >>> float(metrics.loss), int(metrics.count)
     (0.5, 2038)
     """
-    check_fit(model, params, dataset, loss_fn, batch_size)
-    params, placed = replicate(params, mesh), shard_dataset(dataset, mesh)
-    return evaluate_epoch(params, placed, model=model, loss_fn=loss_fn, batch_size=batch_size)
+    check_model_and_data(learner.model, learner.loss_fn, params, dataset, batch_size)
+    params, dataset = replicate((params, dataset), mesh)
+    return evaluate_params(learner.model, learner.loss_fn, params, dataset, batch_size=batch_size, mesh=mesh)
 
 
-@jax.jit(static_argnames=("model", "loss_fn", "batch_size"))
-def evaluate_epoch(
-    params: Params,
-    dataset: Dataset | ShardedDataset,
-    *,
+@jax.jit(static_argnames=("model", "loss_fn", "batch_size", "mesh"))
+def evaluate_params(
     model: Model,
     loss_fn: LossFunction,
-    batch_size: int = EVALUATION_BATCH,
+    params: Params,
+    dataset: Dataset,
+    *,
+    batch_size: int = EVALUATION_BATCH_SIZE,
+    mesh: Mesh | None = None,
 ) -> Metrics:
-    """`evaluate` as one compiled program, for use inside `vmap` and `jit`, where nothing can be checked."""
+    """Evaluate as one compiled program, which `vmap` and `jit` can trace; nothing is checked."""
 
-    def one_batch(sums: tuple[Array, Array], places: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        batch = take_batch(dataset, *places)
+    def evaluate_batch(batch: Batch) -> tuple[jax.Array, jax.Array]:
         logits = model.apply(params, batch.x)
-        loss_sum = jnp.sum(loss_fn(logits, batch.y), where=batch.mask)
-        right = jnp.sum(correct(logits, batch.y), where=batch.mask, dtype=jnp.int32)
-        return (sums[0] + loss_sum.astype(sums[0].dtype), sums[1] + right), None
+        return loss_fn(logits, batch.y), correct(logits, batch.y)
 
-    places = epoch_indices(jax.random.key(0), 0, len(dataset), batch_size, shuffle=False)
-    (loss_sum, right), _ = jax.lax.scan(one_batch, (jnp.zeros(()), jnp.zeros((), jnp.int32)), places)
-    count = len(dataset)
-    return Metrics(loss_sum / count, right / count, jnp.asarray(count, jnp.int32))
+    losses, hits = map_batches(evaluate_batch, dataset, batch_size, mesh)
+    return Metrics(jnp.mean(losses), jnp.mean(hits), jnp.asarray(len(dataset), jnp.int32))
 
 
-def check_fit(model: Model, params: Params, dataset: Dataset, loss_fn: LossFunction, batch_size: int) -> None:
-    """Raise ValueError, saying what would be right, where model, dataset and loss do not fit together.
+def check_model_and_data(
+    model: Model, loss_fn: LossFunction, params: Params, dataset: Dataset, batch_size: int
+) -> None:
+    """Raise ValueError, saying what would fit, if model, dataset and loss do not fit together.
 
-    Nothing is computed: shapes are traced, and the largest label is looked up.
+    No logits are computed: the shapes are traced, and the smallest and largest label are looked up.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+    check_batch_size(batch_size)
     if len(dataset) == 0:
-        raise ValueError("the dataset has no images")
+        raise ValueError("the dataset must have images, got 0 images")
     if dataset.labels.shape != dataset.images.shape[:1]:
         raise ValueError(
-            f"the dataset must have a label for each image, [n], not images {dataset.images.shape} and labels "
-            f"{dataset.labels.shape}"
+            f"the dataset must have one label for each image, [n], got images {list(dataset.images.shape)} and labels "
+            f"{list(dataset.labels.shape)}"
         )
     x = jax.ShapeDtypeStruct((batch_size, int(np.prod(dataset.images.shape[1:]))), jnp.result_type(float))
     labels = jax.ShapeDtypeStruct((batch_size,), dataset.labels.dtype)
     try:
         logits = jax.eval_shape(model.apply, params, x)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the model does not take x of shape {x.shape}: {error}") from error
-    if not hasattr(logits, "shape"):
-        raise ValueError(f"the model must give an array of logits [b, c], not a {type(logits).__name__}")
-    if len(logits.shape) != 2 or logits.shape[0] != batch_size:
-        raise ValueError(f"the model must give logits [b, c] for x {x.shape}, not {logits.shape}")
+        raise ValueError(f"the model must take x of shape {list(x.shape)}: {error}") from error
+    if getattr(logits, "shape", ())[:1] != (batch_size,) or len(logits.shape) != 2:
+        found = list(logits.shape) if hasattr(logits, "shape") else type(logits).__name__
+        raise ValueError(f"the model must return logits [b, c] for x {list(x.shape)}, got {found}")
     classes = max(logits.shape[1], 2)
     smallest, largest = int(dataset.labels.min()), int(dataset.labels.max())
     if smallest < 0 or largest >= classes:
         raise ValueError(
-            f"labels {smallest}..{largest} do not fit a model with {logits.shape[1]} column(s) of logits, "
-            f"which tells {classes} classes apart"
+            f"labels must be in 0..{classes - 1} for a model with {logits.shape[1]} column(s) of logits, got "
+            f"{smallest}..{largest}"
         )
-    if model.train is not None:
-        _check_train(model.train, params, x, logits)
     losses = jax.eval_shape(loss_fn, logits, labels)
     if losses.shape != (batch_size,):
-        raise ValueError(f"loss_fn must give one loss per example, [{batch_size}], not {list(losses.shape)}")
-
-
-def _check_train(train: Callable[..., Any], params: Params, x: Any, logits: Any) -> None:
-    def trained(params: Params, x: Array) -> tuple[Any, Params]:
-        found, changes = train(params, x, jax.random.key(0))
-        return found, apply_model_updates(TrainState(params, (), jnp.zeros(()), jnp.zeros(())), changes).params
-
-    found, after = jax.eval_shape(trained, params, x)
-    kinds = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (params, after)]
-    if found.shape != logits.shape or kinds[0] != kinds[1]:
-        raise ValueError(
-            f"the model's train must give logits {list(logits.shape)} as its apply does, not {list(found.shape)}, and "
-            "changes of the parameters' own shapes and dtypes"
-        )
+        raise ValueError(f"loss_fn must return one loss per example, [{batch_size}], got {list(losses.shape)}")

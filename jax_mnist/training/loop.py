@@ -1,244 +1,274 @@
-"""One training loop for every model: steps 6 and 7 of the chapter's seven, repeat and stop."""
+"""The training loop for every Learner: steps 6 and 7 of the chapter's seven, repeat and stop."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..data.batches import epoch_indices, take_batch
-from ..types import Batch, Dataset, EpochRecord, History, Model, Params, Splits, TrainState
-from .ema import apply_model_updates, evaluation_params
-from .evaluation import LossFunction, check_fit, evaluate_epoch
-from .mesh import ShardedDataset, replicate, shard_dataset
+from ..data.batches import epoch_indices, take_batch, use_mesh
+from ..types import Batch, Dataset, EpochRecord, History, Learner, Params, Splits, TrainState
+from .ema import apply_model_updates, evaluation_params, update_ema
+from .evaluation import check_model_and_data, evaluate_params
+from .mesh import replicate
+from .optimizers import init_optimizer, update_optimizer
 
-Augment = Callable[[Any, Any], Any]
-"""key, x [b, i] -> x [b, i]: the images of a batch, changed at random."""
-
-_NO_EPOCH = np.uint32(2**32 - 1)  # folded into a key like an epoch, where another stream than the order's is wanted
+_STEP_KEYS = 2**32 - 1  # a sentinel epoch: folded into the state's key, it gives a key stream apart from shuffling
 
 
-def init_state(key: PRNGKeyArray, model: Model, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first epoch: parameters drawn from the key, and a key of its own for the order.
+def init_state(key: PRNGKeyArray, learner: Learner) -> TrainState:
+    """Return the state before the first epoch, computed by one compiled function.
 
-    >>> from jax_mnist import linear
-    >>> init_state(jax.random.key(0), linear(), optax.sgd(1.0)).epoch
+    The key is split into one for the parameters and one that the state carries. Raises ValueError if the optimizer
+    cannot be initialized with the model's parameters, with optax's reason.
+
+    >>> from jax_mnist import linear, mnist_loss
+    >>> init_state(jax.random.key(0), Learner(linear(), mnist_loss, optax.sgd(1.0))).epoch
     Array(0, dtype=int32)
     """
-    params_key, order_key = jax.random.split(key)
-    params = model.init(params_key)
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), order_key)
+    return _init_state(key, learner.model.init, learner.optimizer)
 
 
-def train_step(
-    model: Model, loss_fn: LossFunction, optimizer: optax.GradientTransformation
-) -> Callable[..., tuple[TrainState, Float[Array, ""]]]:
-    """One optimizer step as a compiled function: `step(state, batch, key=None) -> (state, loss)`.
+@jax.jit(static_argnames=("init", "optimizer"))
+def _init_state(key: PRNGKeyArray, init: Callable[..., Params], optimizer: Any) -> TrainState:
+    params_key, state_key = jax.random.split(key)
+    params = jax.tree.map(_strong, init(params_key))
+    return TrainState(params, init_optimizer(optimizer, params), jnp.zeros((), jnp.int32), state_key)
 
-    The loss is the batch's mean before the step, padding left out. A model that has a `train` needs the key, another
-    at each step, and the step raises ValueError without. `train_epoch` scans this function over an
-    epoch. It takes batches from any other iterator too, which is how data larger than memory trains; here grain's:
+
+def _strong(array: Any) -> Array:
+    # A step returns no weak types, such as that of `jnp.full(10, 0.5)`, so the second step would compile again.
+    return jax.lax.convert_element_type(array, jnp.result_type(array))
+
+
+def train_step(learner: Learner) -> Callable[..., tuple[TrainState, Float[Array, ""]]]:
+    """Return the learner's training step as a compiled function: `step(state, batch, key=None) -> (state, loss)`.
+
+    The loss is the mean over the batch before the step, without padding. The step needs a key, another one each time,
+    if the learner augments or its model has an `apply_train`; without it the step raises ValueError. It compiles once
+    for each batch size. `train_epoch` scans this step over an epoch; the step itself takes batches from any iterator,
+    which is how data larger than memory trains, here with grain:
 
     >>> import grain
     >>> from jax_mnist import linear, load, make_batch, mnist_loss
-    >>> optimizer = optax.sgd(1.0)
-    >>> step = train_step(linear(), mnist_loss, optimizer)
-    >>> state = init_state(jax.random.key(0), linear(), optimizer)
+    >>> learner = Learner(linear(), mnist_loss, optax.sgd(1.0))
+    >>> step = train_step(learner)
+    >>> state = init_state(jax.random.key(0), learner)
     >>> for images, labels in grain.MapDataset.source(load("mnist_sample").train).shuffle(seed=0).batch(256):
     ...     state, loss = step(state, make_batch(images, labels))
     >>> bool(loss < 0.2)
     True
     """
-
-    def mean_loss(params: Params, batch: Batch, key: PRNGKeyArray | None) -> tuple[Float[Array, ""], Any]:
-        logits, changes = training_scores(model, params, batch.x, key)
-        return jnp.mean(loss_fn(logits, batch.y), where=batch.mask), changes
-
-    @jax.jit
-    def step(state: TrainState, batch: Batch, key: PRNGKeyArray | None = None) -> tuple[TrainState, Float[Array, ""]]:
-        (loss, changes), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params, batch, key)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        state = state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
-        return apply_model_updates(state, changes), loss
-
-    return step
+    # A step does not depend on these two, so learners that differ only in them share one program.
+    return functools.partial(_compiled_step, learner._replace(batch_size=0, shuffle=True))
 
 
-def training_scores(model: Model, params: Params, x: Float[Array, "b i"], key: PRNGKeyArray | None) -> tuple[Any, Any]:
-    """The logits while training, and what the model changes by itself: (logits, None) for one without a `train`."""
-    if model.train is None:
-        return model.apply(params, x), None
-    if key is None:
-        raise ValueError("this model draws at random or keeps statistics while it trains: each step needs a key")
-    return model.train(params, x, key)
-
-
-@jax.jit(static_argnames=("model", "loss_fn", "optimizer", "batch_size", "shuffle", "augment"))
-def train_epoch(
-    state: TrainState,
-    dataset: Dataset | ShardedDataset,
-    *,
-    model: Model,
-    loss_fn: LossFunction,
-    optimizer: optax.GradientTransformation,
-    batch_size: int = 256,
-    shuffle: bool = True,
-    augment: Augment | None = None,
+@jax.jit(static_argnums=0)
+def _compiled_step(
+    learner: Learner, state: TrainState, batch: Batch, key: PRNGKeyArray | None = None
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """One epoch as one compiled program: a `lax.scan` of the step over all batches.
+    return _step(learner, state, batch, jnp.sum(batch.mask), key)
 
-    `dataset` holds uint8 pixels, which become float batch by batch inside the program. `augment(key, x [b, h*w])`
-    changes each batch at random, as `random_shift` does; its key, and that of a model that has a `train`, are functions
-    of the state's key, the epoch and the step. Returns the new state and the mean loss over all images, each seen
-    before its batch's step.
 
-    >>> from jax_mnist import linear, load, mnist_loss
-    >>> optimizer = optax.sgd(1.0)
-    >>> state = init_state(jax.random.key(0), linear(), optimizer)
-    >>> options = dict(model=linear(), loss_fn=mnist_loss, optimizer=optimizer)
-    >>> state, loss = train_epoch(state, load("mnist_sample").train, **options)
-    >>> int(state.epoch), bool(loss < 0.3)
-    (1, True)
+@jax.jit(static_argnums=0)  # so that the check before training and the epoch trace it once
+def _step(
+    learner: Learner, state: TrainState, batch: Batch, count: Any, key: PRNGKeyArray | None
+) -> tuple[TrainState, Float[Array, ""]]:
+    """Take one step; `count` is the number of unmasked images."""
+    model = learner.model
+    augment_key = model_key = None
+    if _needs_key(learner):
+        if key is None:
+            raise ValueError("step must have a key: the learner augments, or its model is random or keeps statistics")
+        augment_key, model_key = jax.random.split(key)
+    x = batch.x if learner.augment is None else learner.augment(augment_key, batch.x)
+
+    def mean_loss(params: Params) -> tuple[Float[Array, ""], Any]:
+        if model.apply_train is None:
+            logits, model_updates = model.apply(params, x), None
+        else:
+            # A clone, since line searches evaluate this loss several times, each time with the same randomness.
+            logits, model_updates = model.apply_train(params, x, jax.random.clone(model_key))
+        losses = learner.loss_fn(logits, batch.y)
+        return jnp.sum(losses, where=batch.mask) / count.astype(losses.dtype), model_updates
+
+    (loss, model_updates), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+    updates, opt_state = update_optimizer(
+        learner.optimizer, gradients, state.opt_state, state.params, loss, lambda params: mean_loss(params)[0]
+    )
+    params = optax.apply_updates(state.params, updates)
+    params = apply_model_updates(params, model_updates)
+    opt_state = update_ema(opt_state, params, model_updates)
+    return state._replace(params=params, opt_state=opt_state), loss
+
+
+def _needs_key(learner: Learner) -> bool:
+    return learner.augment is not None or learner.model.apply_train is not None
+
+
+class StepInputs(NamedTuple):
+    """The inputs of the steps of an epoch, stacked [steps, ...].
+
+    `indices` int32 [b] are the images of a batch, `mask` bool [b] is False for padding, `count` int32 [] is the number
+    of unmasked images, and `key` is the step's PRNG key, None if the learner needs none.
     """
-    step = train_step(model, loss_fn, optimizer)
-
-    def one_batch(state: TrainState, places: Places) -> tuple[TrainState, Float[Array, ""]]:
-        state, loss = step(state, *place_batch(state, dataset, places, augment))
-        return state, loss * jnp.sum(places.mask).astype(loss.dtype)
-
-    state, losses = jax.lax.scan(one_batch, state, epoch_places(state, len(dataset), batch_size, shuffle))
-    return state._replace(epoch=state.epoch + 1), jnp.sum(losses) / len(dataset)
-
-
-class Places(NamedTuple):
-    """Which images a batch takes, int32 [b], which of them count, bool [b], and the step's number in its epoch."""
 
     indices: Any
     mask: Any
-    number: Any
+    count: Any
+    key: Any
 
 
-def epoch_places(state: TrainState, count: int, batch_size: int, shuffle: bool) -> Places:
-    """The places of the next epoch's batches, stacked [steps, ...]: a function of the state's key and epoch alone."""
-    indices, mask = epoch_indices(state.key, state.epoch, count, batch_size, shuffle)
-    return Places(indices, mask, jnp.arange(len(indices)))
+def step_inputs(learner: Learner, state: TrainState, count: int, mesh: Mesh | None = None) -> StepInputs:
+    """Return the inputs of the next epoch's steps over `count` images, a function of the state's key and epoch only."""
+    order_key = state.key if learner.shuffle else None
+    indices, mask = epoch_indices(order_key, state.epoch, count, learner.batch_size, mesh=mesh)
+    steps = len(indices)
+    keys = None
+    if _needs_key(learner):
+        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, _STEP_KEYS), state.epoch), steps)
+    # Counted here and not in the step, where counting a sharded mask would need an all-reduce of its own.
+    counts = jnp.minimum(count - jnp.arange(steps) * learner.batch_size, learner.batch_size)
+    return StepInputs(indices, mask, counts, keys)
 
 
-def place_batch(
-    state: TrainState, dataset: Dataset | ShardedDataset, places: Places, augment: Augment | None
-) -> tuple[Batch, PRNGKeyArray]:
-    """What a step takes: the batch at these places, changed at random where `augment` is given, and the model's key."""
-    key = jax.random.fold_in(jax.random.fold_in(state.key, _NO_EPOCH), state.epoch)
-    augment_key, model_key = jax.random.split(jax.random.fold_in(key, places.number))
-    batch = take_batch(dataset, places.indices, places.mask)
-    return batch if augment is None else batch._replace(x=augment(augment_key, batch.x)), model_key
+@jax.jit(static_argnames=("learner", "mesh"))
+def train_epoch(
+    learner: Learner, state: TrainState, dataset: Dataset, *, mesh: Mesh | None = None
+) -> tuple[TrainState, Float[Array, ""]]:
+    """Train for one epoch, one compiled program: a `lax.scan` of the step over all batches.
 
-
-def epochs(
-    key: PRNGKeyArray,
-    model: Model,
-    splits: Splits,
-    *,
-    count: int,
-    loss_fn: LossFunction,
-    optimizer: optax.GradientTransformation,
-    batch_size: int = 256,
-    shuffle: bool = True,
-    augment: Augment | None = None,
-    state: TrainState | None = None,
-    mesh: Mesh | None = None,
-) -> Iterator[tuple[TrainState, EpochRecord]]:
-    """Train, one epoch at a time: yields (TrainState, EpochRecord) after each, so that a plain `for` sees and stops it.
-
-    `count` is the number of epochs in all: with a `state` to go on from, those it has behind it are counted in,
-    and `key` is not used. `augment` is that of `train_epoch`. Where the optimizer is `with_ema`, the row is that of
-    the averaged parameters. With a `mesh`, such as `data_mesh()`, every batch is split over its devices, the images lie
-    there in equal shares, and the states are whole on each; what is computed is the same. The same key gives the same
-    bits on the same machine. Compilation happens before the first epoch and is in no row's seconds. Raises ValueError
-    where model, data and loss do not fit together.
+    `dataset` holds uint8 pixels, which become float batch by batch inside the program. The order of the images and all
+    randomness are functions of the state's key and epoch. With a `mesh`, such as `data_mesh()`, on which state and
+    dataset are replicated, every batch is sharded over its devices. Returns the new state and the mean loss over all
+    images, each seen before its batch's step. Raises ValueError if the optimizer fails.
 
     >>> from jax_mnist import linear, load, mnist_loss
-    >>> run = epochs(jax.random.key(0), linear(), load("mnist_sample"), count=20, loss_fn=mnist_loss,
-    ...              optimizer=optax.sgd(1.0))
-    >>> for state, row in run:
-    ...     if row.accuracy > 0.95:
-    ...         break
-    >>> row.epoch < 20
-    True
+    >>> learner = Learner(linear(), mnist_loss, optax.sgd(1.0))
+    >>> state = init_state(jax.random.key(0), learner)
+    >>> state, loss = train_epoch(learner, state, load("mnist_sample").train)
+    >>> int(state.epoch), bool(loss < 0.3)
+    (1, True)
     """
-    state = init_state(key, model, optimizer) if state is None else state
-    for part in splits:
-        check_fit(model, state.params, part, loss_fn, batch_size)
-    options = {"model": model, "loss_fn": loss_fn}
-    how = {"optimizer": optimizer, "batch_size": batch_size, "shuffle": shuffle, "augment": augment}
-    train, valid = (shard_dataset(part, mesh) for part in splits)
-    return _epochs(replicate(state, mesh), train, valid, count, options | how, options)
+
+    def one_step(state: TrainState, inputs: StepInputs) -> tuple[TrainState, Float[Array, ""]]:
+        batch = take_batch(dataset, inputs.indices, inputs.mask)
+        # Under vmap, JAX's debug_key_reuse takes the transposed keys for used ones, hence the clone.
+        key = jax.tree.map(jax.random.clone, inputs.key)
+        state, loss = _step(learner, state, batch, inputs.count, key)
+        return state, loss * inputs.count.astype(loss.dtype)
+
+    with use_mesh(mesh):
+        state, loss_sums = jax.lax.scan(one_step, state, step_inputs(learner, state, len(dataset), mesh))
+    return state._replace(epoch=state.epoch + 1), jnp.sum(loss_sums) / len(dataset)
 
 
-def _epochs(
-    state: TrainState, train: Any, valid: Any, count: int, train_options: dict[str, Any], options: dict[str, Any]
-) -> Iterator[tuple[TrainState, EpochRecord]]:
-    train_epoch.lower(state, train, **train_options).compile()
-    evaluate_epoch.lower(evaluation_params(state), valid, **options).compile()
-    while state.epoch < count:
-        start = time.perf_counter()
-        state, loss = jax.block_until_ready(train_epoch(state, train, **train_options))
-        trained = time.perf_counter()
-        metrics = jax.device_get(evaluate_epoch(evaluation_params(state), valid, **options))
-        evaluated = time.perf_counter()
-        losses = (float(loss), float(metrics.loss), float(metrics.accuracy))
-        yield state, EpochRecord(int(state.epoch), *losses, trained - start, evaluated - trained)
-
-
-_run_epochs = epochs  # `fit` has an argument of this name
-
-
-def fit(
-    key: PRNGKeyArray,
-    model: Model,
+def fit_epochs(
+    key: PRNGKeyArray | None,
+    learner: Learner,
     splits: Splits,
     *,
     epochs: int,
-    loss_fn: LossFunction,
-    optimizer: optax.GradientTransformation,
-    batch_size: int = 256,
-    shuffle: bool = True,
-    augment: Augment | None = None,
+    state: TrainState | None = None,
+    mesh: Mesh | None = None,
+) -> Iterator[tuple[TrainState, EpochRecord]]:
+    """Train and yield (TrainState, EpochRecord) after every epoch, so that a plain `for` can show, save and stop.
+
+    `epochs` is the total: with a `state` to go on from, the epochs that it has finished are counted in, and `key` is
+    not used and may be None. If they are equal nothing is yielded. The record is that of `evaluation_params(state)`.
+    With a `mesh`, such as `data_mesh()`, every batch is sharded over its devices and the states are replicated; the
+    results are the same up to rounding. The same key gives the same bits on the same machine. Compilation happens
+    before the first epoch and is not part of any record's seconds. Raises ValueError, at the call, if model, data,
+    loss and optimizer do not fit together, or if the state has finished more than `epochs`.
+
+    >>> from jax_mnist import linear, load, mnist_loss
+    >>> learner = Learner(linear(), mnist_loss, optax.sgd(1.0))
+    >>> for state, record in fit_epochs(jax.random.key(0), learner, load("mnist_sample"), epochs=20):
+    ...     if record.accuracy > 0.95:
+    ...         break
+    >>> record.epoch < 20
+    True
+    """
+    state = _start(key, learner, state)
+    if int(state.epoch) > epochs:
+        raise ValueError(f"epochs must be at least the {int(state.epoch)} that the state has finished, got {epochs}")
+    check_learner(learner, state, splits)
+    return _epochs(learner, *replicate((state, splits), mesh), epochs, mesh)
+
+
+def _epochs(
+    learner: Learner, state: TrainState, splits: Splits, epochs: int, mesh: Mesh | None
+) -> Iterator[tuple[TrainState, EpochRecord]]:
+    evaluated = learner.model, learner.loss_fn
+    train_epoch.lower(learner, state, splits.train, mesh=mesh).compile()
+    evaluate_params.lower(*evaluated, evaluation_params(state), splits.valid, mesh=mesh).compile()
+    while state.epoch < epochs:
+        start = time.perf_counter()
+        state, loss = jax.block_until_ready(train_epoch(learner, state, splits.train, mesh=mesh))
+        trained = time.perf_counter()
+        metrics = jax.device_get(evaluate_params(*evaluated, evaluation_params(state), splits.valid, mesh=mesh))
+        seconds = trained - start, time.perf_counter() - trained
+        yield state, EpochRecord(int(state.epoch), float(loss), float(metrics.loss), float(metrics.accuracy), *seconds)
+
+
+def fit(
+    key: PRNGKeyArray | None,
+    learner: Learner,
+    splits: Splits,
+    *,
+    epochs: int,
     state: TrainState | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, History]:
-    """Train to the end: the chapter's `Learner.fit`.
+    """Train for `epochs` epochs: the chapter's `Learner.fit`.
 
-    The arguments are those of the function `epochs`, with its `count` named `epochs`. Returns the last state and
-    the History, one array [epochs] a column. No array of the caller's is deleted. Raises ValueError where model,
-    data and loss do not fit together.
+    The arguments are those of `fit_epochs`, which this loop runs to its end. Returns the last state and the History of
+    the epochs trained here, an array [epochs] for each column. No array of the caller's is deleted. Raises ValueError
+    if model, data, loss and optimizer do not fit together, or if the state has finished `epochs` already.
 
     >>> from jax_mnist import load, mlp, mnist_loss
-    >>> state, history = fit(jax.random.key(0), mlp((784, 30, 1)), load("mnist_sample"), epochs=2,
-    ...                      loss_fn=mnist_loss, optimizer=optax.sgd(0.1))
+    >>> learner = Learner(mlp((784, 30, 1)), mnist_loss, optax.sgd(0.1))
+    >>> state, history = fit(jax.random.key(0), learner, load("mnist_sample"), epochs=2)
     >>> history.accuracy.shape, bool(history.accuracy[-1] > 0.9)
     ((2,), True)
     """
-    state = init_state(key, model, optimizer) if state is None else state
-    run = _run_epochs(
-        key,
-        model,
-        splits,
-        count=epochs,
-        loss_fn=loss_fn,
-        optimizer=optimizer,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        augment=augment,
-        state=state,
-        mesh=mesh,
-    )
-    rows = []
-    for state, row in run:  # noqa: B007, the last state is what is returned
-        rows.append(row)
-    return state, History.from_records(rows)
+    state = _start(key, learner, state)
+    if int(state.epoch) >= epochs:
+        raise ValueError(f"epochs must be more than the {int(state.epoch)} that the state has finished, got {epochs}")
+    run = fit_epochs(None, learner, splits, epochs=epochs, state=state, mesh=mesh)
+    records = []
+    for state, record in run:  # noqa: B007, the last state is returned
+        records.append(record)
+    return state, History.from_records(records)
+
+
+def _start(key: PRNGKeyArray | None, learner: Learner, state: TrainState | None) -> TrainState:
+    if state is not None:
+        return state
+    if key is None:
+        raise ValueError("key must be a PRNG key, such as jax.random.key(0), if there is no state to go on from")
+    return init_state(key, learner)
+
+
+def check_learner(learner: Learner, state: TrainState, splits: Splits) -> None:
+    """Raise ValueError if model, data, loss and optimizer do not fit together; nothing is computed."""
+    for dataset in splits:
+        check_model_and_data(learner.model, learner.loss_fn, state.params, dataset, learner.batch_size)
+    jax.eval_shape(evaluation_params, state)  # raises if it cannot tell which parameters to evaluate
+
+    def first_step(state: TrainState, dataset: Dataset) -> TrainState:
+        inputs = jax.tree.map(lambda stacked: stacked[0], step_inputs(learner, state, len(dataset)))
+        batch = take_batch(dataset, inputs.indices, inputs.mask)
+        return _step(learner, state, batch, inputs.count, inputs.key)[0]
+
+    def shapes(params: Params) -> Params:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+
+    after, before = shapes(jax.eval_shape(first_step, state, splits.train).params), shapes(state.params)
+    if after != before:
+        raise ValueError(f"a step must keep the parameters' shapes and dtypes: {before} became {after}")

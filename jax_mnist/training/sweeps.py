@@ -1,48 +1,29 @@
-"""Many runs at once: one model from many seeds or at many learning rates."""
+"""Sweeps: one learner trained from many seeds or at many learning rates, as one vmapped program."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Real, Shaped
+from jaxtyping import Array, Float, Int, Real, Shaped
 
-from ..types import ArrayLike, Dataset, History, Metrics, Model, Params, Splits, TrainState
+from ..types import ArrayLike, Dataset, History, Learner, LossFunction, Metrics, Model, Params, Splits, TrainState
 from .ema import evaluation_params
-from .evaluation import LossFunction, check_fit, evaluate_epoch
-from .loop import Augment, init_state, train_epoch
-from .mesh import replicate, split
-
-Optimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
-"""An optimizer, or, where learning rates are mapped, a function of the learning rate, such as `optax.sgd`."""
-
-
-class Members(NamedTuple):
-    """What tells the members of a sweep apart: their keys [k] and, where they differ, their learning rates [k]."""
-
-    keys: Any
-    rates: Any
-
-    def at(self, places: Any) -> "Members":
-        """Those at the given places; a slice of keys counts as their use, hence the clone."""
-        return Members(jax.random.clone(self.keys)[places], None if self.rates is None else self.rates[places])
+from .evaluation import evaluate_params
+from .loop import check_learner, init_state, train_epoch
+from .mesh import replicate, shard
+from .optimizers import set_learning_rate
 
 
 def fit_many(
     keys: Shaped[Array, "..."],
-    model: Model,
+    learner: Learner,
     splits: Splits,
     *,
     epochs: int,
-    loss_fn: LossFunction,
-    optimizer: Optimizer,
-    batch_size: int = 256,
-    shuffle: bool = True,
-    augment: Augment | None = None,
     learning_rates: Real[ArrayLike, " k"] | Sequence[float] | None = None,
     same_order: bool = False,
     chunk: int | None = None,
@@ -50,142 +31,130 @@ def fit_many(
 ) -> tuple[TrainState, History]:
     """Train k members at once, each as `fit` would: from k seeds, at k learning rates, or both.
 
-    `keys` [k] are one a member; a single key [] serves all `learning_rates` [k]. With those, `optimizer` is a
-    function `learning_rate -> optimizer`, such as `optax.sgd`. The other arguments are those of `fit`. At most
-    `chunk` members are trained at a time, which bounds the memory; by default 32 in one order and 4
-    otherwise, where a CPU is fastest (a GPU takes more). With a `mesh`, such as `data_mesh()`, its devices take `chunk`
-    members each, and every one holds all images.
+    `keys` [k] are one for each member; a single key [] serves all `learning_rates` [k]. With those, the learning rate
+    must be in the optimizer's state: `optax.inject_hyperparams(make)(learning_rate=0.1)` with a function `make` of the
+    learning rate, such as `optax.sgd`. A schedule is mapped by its peak: make = lambda learning_rate:
+    optax.sgd(lambda step: learning_rate * shape(step)).
 
-    Each member sees the images in the order of its own key. With `same_order` all see them in the order of the
-    first one's, as they do with a single key: a layer of all members is then one matrix product on one batch, and
-    a CPU trains small nets more than twice as fast as one by one.
+    At most `chunk` members are trained at a time, which bounds the memory; the default, 32 in the same order and 4
+    otherwise, is fastest on a CPU (a GPU takes more). With a `mesh`, such as `data_mesh()`, each device trains `chunk`
+    members at a time and holds all images.
+
+    Each member sees the images in the order of its own key. With `same_order` all see them in the order of the first
+    key, as they do with a single key: then a layer of all members is one matrix product on one batch, and a CPU trains
+    small nets more than twice as fast as one by one.
 
     Returns the members' states and records stacked: TrainState with a leading axis [k] in every array, History with
-    arrays [k, epochs], where a member's seconds are its share of its chunk's. Raises ValueError where the arguments
-    do not fit together.
+    arrays [k, epochs]; a member's seconds are its share of its chunk's. Raises ValueError if the arguments do not fit
+    together.
 
+    >>> import optax
     >>> from jax_mnist import linear, load, mnist_loss
-    >>> state, history = fit_many(jax.random.key(0), linear(), load("mnist_sample"), epochs=2, loss_fn=mnist_loss,
-    ...                           optimizer=optax.sgd, learning_rates=[1e-6, 1.0])
+    >>> learner = Learner(linear(), mnist_loss, optax.inject_hyperparams(optax.sgd)(learning_rate=1.0))
+    >>> state, history = fit_many(jax.random.key(0), learner, load("mnist_sample"), epochs=2,
+    ...                           learning_rates=[1e-6, 1.0])
     >>> history.accuracy.shape, state.params[0].weights.shape, bool(history.accuracy[0, -1] < history.accuracy[1, -1])
     ((2, 2), (2, 784, 1), True)
     """
     same_order = same_order or keys.ndim == 0
-    members = _members(keys, learning_rates, optimizer)
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    for part in splits:
-        check_fit(model, params, part, loss_fn, batch_size)
-    options = {"model": model, "loss_fn": loss_fn}
-    order = {"optimizer": optimizer, "same_order": same_order}
-    train_options = options | order | {"batch_size": batch_size, "shuffle": shuffle, "augment": augment}
-    splits = replicate(jax.device_put(splits), mesh)
-    states, histories = [], []
+    keys, rates = _broadcast_members(keys, learning_rates)
+    first_key = jax.random.clone(keys)[0]
+    check_learner(learner, jax.eval_shape(lambda key: _init_member(key, learner, 1.0, rates), first_key), splits)
+    splits = replicate(splits, mesh)
     chunk = (32 if same_order else 4) if chunk is None else chunk
-    for places in _chunks(len(members.keys), chunk, 1 if mesh is None else mesh.size):
-        some = members.at(places)
-        state = init_many(some, members.at(0).keys, model=model, **order)
-        state, rates = split((state, some.rates), mesh)
-        state, history = _fit_chunk(state, rates, splits, epochs, train_options, options, mesh)
+    states, histories = [], []
+    for indices in _chunk_indices(len(keys), chunk, 1 if mesh is None else mesh.size):
+        # A slice of keys counts as their use, and each chunk uses the first key, hence the clones.
+        chunk_keys, chunk_rates = jax.random.clone(keys)[indices], None if rates is None else rates[indices]
+        order_key = jax.random.clone(first_key)
+        state = init_many(chunk_keys, chunk_rates, order_key, learner=learner, same_order=same_order)
+        state, history = _fit_chunk(learner, shard(state, mesh), splits, epochs, same_order, mesh)
         states.append(state)
         histories.append(history)
-    count = len(members.keys)
-    history = History(*(np.concatenate(parts)[:count] for parts in zip(*histories, strict=True)))
-    return _join(states, count=count), history
+    history = History(*(np.concatenate(columns)[: len(keys)] for columns in zip(*histories, strict=True)))
+    return _concatenate(states, count=len(keys)), history
 
 
-def _members(keys: Array, learning_rates: Any, optimizer: Optimizer) -> Members:
+def _broadcast_members(keys: Array, learning_rates: Any) -> tuple[Array, Array | None]:
+    """Return one key for each member, [k], and their learning rates, [k], if they are given."""
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim > 1 or keys.size == 0:
-        raise ValueError(f"keys must be one or more of jax.random.key, [k] or [], not {keys.dtype} {list(keys.shape)}")
-    if (learning_rates is None) != isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(
-            "with learning_rates, optimizer must be a function of the rate, such as optax.sgd; without, an optimizer, "
-            f"such as optax.sgd(0.1); not {optimizer} with learning_rates {learning_rates}"
-        )
+        raise ValueError(f"keys must be [k] or [] of jax.random.key, k >= 1, got {keys.dtype} {list(keys.shape)}")
     if learning_rates is None:
-        return Members(keys.reshape(-1), None)
+        return keys.reshape(-1), None
     rates = jnp.asarray(learning_rates, jnp.result_type(float))
     if rates.ndim != 1 or rates.size == 0 or keys.shape not in ((), rates.shape):
-        raise ValueError(f"learning_rates must be [k], one a key, not {list(rates.shape)} for keys {list(keys.shape)}")
-    return Members(jnp.broadcast_to(keys, rates.shape), rates)
+        raise ValueError(
+            f"learning_rates must be [k], one for each key, got {list(rates.shape)} for keys {list(keys.shape)}"
+        )
+    return jnp.broadcast_to(keys, rates.shape), rates
 
 
-def _chunks(count: int, chunk: int, devices: int = 1) -> Int[np.ndarray, "chunks members"]:
-    """The members of each chunk, in chunks of one size that the devices divide, so that one compilation serves all.
+def _chunk_indices(count: int, chunk: int, devices: int = 1) -> Int[np.ndarray, "chunks members"]:
+    """Return the members of each chunk, in chunks of one size that the devices divide, so that one program serves all.
 
-    Members are spread evenly, at most `chunk` a device, and the last one is repeated where they do not come out even:
-    on one device there are fewer such repetitions than chunks, and none for a single chunk.
+    The members are spread evenly, at most `chunk` on a device, and the last one is repeated to fill the last chunk: on
+    one device there are fewer repetitions than chunks, and none in a single chunk.
     """
     if chunk < 1:
-        raise ValueError(f"chunk must be 1 or more, not {chunk}")
+        raise ValueError(f"chunk must be 1 or more, got {chunk}")
     chunks = -(-count // (chunk * devices))
     size = -(-count // (chunks * devices)) * devices
     return np.minimum(np.arange(chunks * size), count - 1).reshape(chunks, size)
 
 
-def _at(optimizer: Any, rate: Any) -> optax.GradientTransformation:
-    return optimizer if rate is None else optimizer(rate)
-
-
-@jax.jit(static_argnames=("model", "optimizer", "same_order"))
-def init_many(
-    members: Members, first: PRNGKeyArray, *, model: Model, optimizer: Optimizer, same_order: bool
-) -> TrainState:
-    """The members' states before the first epoch, stacked; with `same_order` the order is that of the key `first`."""
-    states = jax.vmap(lambda member: init_state(member.keys, model, _at(optimizer, member.rates)))(members)
+@jax.jit(static_argnames=("learner", "same_order"))
+def init_many(keys: Array, rates: Any, first_key: Array, *, learner: Learner, same_order: bool) -> TrainState:
+    """Return the members' states before the first epoch, stacked; with `same_order` all order images by `first_key`."""
+    states = jax.vmap(lambda key, rate: _init_member(key, learner, rate, rates))(keys, rates)
     if same_order:
-        order = init_state(first, model, _at(optimizer, None if members.rates is None else members.rates[0])).key
-        states = states._replace(key=jnp.broadcast_to(order, states.key.shape))
+        states = states._replace(key=jnp.broadcast_to(init_state(first_key, learner).key, states.key.shape))
     return states
 
 
-@jax.jit(static_argnames=("model", "loss_fn", "optimizer", "batch_size", "shuffle", "augment", "same_order"))
+def _init_member(key: Array, learner: Learner, rate: Any, rates: Any) -> TrainState:
+    state = init_state(key, learner)
+    return state if rates is None else state._replace(opt_state=set_learning_rate(state.opt_state, rate))
+
+
+@jax.jit(static_argnames=("learner", "same_order"))
 def train_many(
-    states: TrainState, rates: Any, dataset: Dataset, *, optimizer: Optimizer, same_order: bool, **options: Any
+    learner: Learner, states: TrainState, dataset: Dataset, *, same_order: bool
 ) -> tuple[TrainState, Float[Array, " k"]]:
-    """One epoch of every member as one compiled program: `train_epoch` under `vmap`."""
-    # What is not mapped stays one for all: with one key there is one order, one batch, one matrix product a layer.
-    axes = states._replace(params=0, opt_state=0, epoch=None, key=None if same_order else 0)
+    """Train every member for one epoch, as one compiled program: `train_epoch` under `vmap`."""
+    # Only what differs is mapped: with one key there is one order, one batch, and one matrix product for each layer.
+    axes = TrainState(params=0, opt_state=0, epoch=None, key=None if same_order else 0)  # pyright: ignore[reportArgumentType]
     shared = states._replace(epoch=states.epoch[0], key=states.key[0] if same_order else states.key)
-
-    def one(state: TrainState, rate: Any) -> tuple[TrainState, Float[Array, ""]]:
-        return train_epoch(state, dataset, optimizer=_at(optimizer, rate), **options)
-
-    trained, losses = jax.vmap(one, in_axes=(axes, 0), out_axes=(axes, 0))(shared, rates)
+    train = jax.vmap(lambda state: train_epoch(learner, state, dataset), in_axes=(axes,), out_axes=(axes, 0))
+    trained, losses = train(shared)
     epoch, key = (jnp.broadcast_to(value, states.epoch.shape) for value in (trained.epoch, trained.key))
     return trained._replace(epoch=epoch, key=key), losses
 
 
 @jax.jit(static_argnames=("model", "loss_fn"))
-def evaluate_many(params: Params, dataset: Dataset, *, model: Model, loss_fn: LossFunction) -> Metrics:
-    """`evaluate` of stacked parameters: Metrics with arrays [k]."""
-    return jax.vmap(lambda one: evaluate_epoch(one, dataset, model=model, loss_fn=loss_fn))(params)
+def evaluate_many(model: Model, loss_fn: LossFunction, stacked_params: Params, dataset: Dataset) -> Metrics:
+    """Evaluate stacked parameters: `evaluate` under `vmap`, Metrics with arrays [k]."""
+    return jax.vmap(lambda params: evaluate_params(model, loss_fn, params, dataset))(stacked_params)
 
 
 def _fit_chunk(
-    states: TrainState,
-    rates: Any,
-    splits: Splits,
-    epochs: int,
-    train_options: Any,
-    options: Any,
-    mesh: Mesh | None,
+    learner: Learner, states: TrainState, splits: Splits, epochs: int, same_order: bool, mesh: Mesh | None
 ) -> tuple[TrainState, History]:
-    size = len(states.epoch)
-    train_many.lower(states, rates, splits.train, **train_options).compile()
-    evaluate_many.lower(evaluation_params(states), splits.valid, **options).compile()
+    size, evaluated = len(states.epoch), (learner.model, learner.loss_fn)
+    train_many.lower(learner, states, splits.train, same_order=same_order).compile()
+    evaluate_many.lower(*evaluated, jax.vmap(evaluation_params)(states), splits.valid).compile()
     columns = [np.empty((size, epochs), int), *np.empty((5, size, epochs))]
     for epoch in range(epochs):
         start = time.perf_counter()
-        states, losses = jax.block_until_ready(train_many(states, rates, splits.train, **train_options))
+        states, losses = jax.block_until_ready(train_many(learner, states, splits.train, same_order=same_order))
         trained = time.perf_counter()
-        metrics = jax.block_until_ready(evaluate_many(evaluation_params(states), splits.valid, **options))
-        shares = (trained - start) / size, (time.perf_counter() - trained) / size
-        row = (*replicate((states.epoch, losses, metrics.loss, metrics.accuracy), mesh), *shares)
-        for column, values in zip(columns, row, strict=True):
+        metrics = jax.block_until_ready(evaluate_many(*evaluated, jax.vmap(evaluation_params)(states), splits.valid))
+        seconds = (trained - start) / size, (time.perf_counter() - trained) / size
+        record = (*replicate((states.epoch, losses, metrics.loss, metrics.accuracy), mesh), *seconds)
+        for column, values in zip(columns, record, strict=True):
             column[:, epoch] = values
     return states, History(*columns)
 
 
 @jax.jit(static_argnames="count")
-def _join(parts: list[TrainState], *, count: int) -> TrainState:
+def _concatenate(parts: list[TrainState], *, count: int) -> TrainState:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)

@@ -1,4 +1,4 @@
-"""The IDX format, in which MNIST is published: parse it, write it."""
+"""Reader and writer for IDX, the file format in which MNIST is published."""
 
 import gzip
 import hashlib
@@ -12,18 +12,18 @@ import numpy as np
 from ...files import atomic_write
 
 MAX_BYTES = 640 * 2**20
-"""The largest array that is read: EMNIST, the largest of the family, has 522 MiB."""
+"""Size limit of an array: EMNIST, the largest dataset of the family, has 522 MiB."""
 
-_PIECE = 2**20
+_CHUNK_BYTES = 2**20
 
 
 def find_idx(directory: Path, name: str) -> Path | None:
-    """The file of that name in a directory, plain or .gz, spelled with a hyphen or a dot before "idx"."""
+    """Return the path of an IDX file in a directory, or None; `spellings` lists the file names that it accepts."""
     return next((directory / spelling for spelling in spellings(name) if (directory / spelling).is_file()), None)
 
 
 def spellings(name: str) -> list[str]:
-    """The names under which an IDX file is found.
+    """Return the accepted file names of an IDX file: plain or .gz, with a hyphen or a dot before "idx".
 
     >>> spellings("t10k-labels-idx1-ubyte")[1:3]
     ['t10k-labels-idx1-ubyte.gz', 't10k-labels.idx1-ubyte']
@@ -32,19 +32,20 @@ def spellings(name: str) -> list[str]:
 
 
 def check_sha256(path: Path, sha256: str) -> None:
-    """Raise ValueError where the file, as it lies there, has another checksum."""
+    """Raise ValueError if the file's bytes, not decompressed, have another checksum."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != sha256:
-        raise ValueError(f"{path}: sha256 of the file is {digest}, expected {sha256}, that of the published .gz")
+        raise ValueError(f"{path}: sha256 of the file must be {sha256}, that of the published .gz, got {digest}")
 
 
 def read_idx(path: str | Path, dimensions: int, sha256: str | None = None) -> np.ndarray:
-    """The uint8 array in an IDX file, which may be gzipped.
+    """Read the uint8 array in an IDX file, plain or gzipped.
 
-    `dimensions` is 3 for images [n, h, w], 1 for labels [n]; `sha256`, where given, is that of the uncompressed
-    contents. Raises FileNotFoundError where there is no such file, ValueError, naming the file, where it is
-    not such an IDX file, is cut short or too long, or has another checksum.
+    `dimensions` is 3 for images [n, h, w], 1 for labels [n]. `sha256`, if given, is the checksum of the decompressed
+    contents. Raises FileNotFoundError if the file does not exist, and ValueError, naming the file, if it is not an IDX
+    file of uint8 with that many dimensions, is too short or too long, declares more than MAX_BYTES, or has another
+    checksum.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "labels.gz"
@@ -57,48 +58,51 @@ def read_idx(path: str | Path, dimensions: int, sha256: str | None = None) -> np
         raise FileNotFoundError(f"{path}: there is no such file; expected an IDX file, plain or .gz")
     try:
         with path.open("rb") as raw:
-            gzipped = raw.read(2) == b"\x1f\x8b"
+            gzipped = raw.read(2) == b"\x1f\x8b"  # not by the suffix: a gzipped file may lack it
             raw.seek(0)
             if path.suffix == ".gz" and not gzipped:
-                raise ValueError(f"{path}: is not a gzip file, though its name ends in .gz")
+                raise ValueError(f"{path}: is not a gzip file, although its name ends in .gz")
             with gzip.GzipFile(fileobj=raw) if gzipped else raw as file:
                 return _parse(path, file, dimensions, sha256)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: the gzip data is damaged or cut short ({error})") from error
+        raise ValueError(f"{path}: the gzip data is damaged or truncated ({error})") from error
 
 
 def _parse(path: Path, file: io.BufferedIOBase, dimensions: int, sha256: str | None) -> np.ndarray:
+    """Parse an IDX header (two zero bytes, dtype code 8 for uint8, rank, then big-endian sizes) and its data."""
     header = file.read(4 + 4 * dimensions)
     magic = bytes([0, 0, 8, dimensions])
     if header[:4] != magic:
         raise ValueError(
-            f"{path}: wrong magic number {header[:4].hex() or '(empty file)'}; "
-            f"an IDX file of uint8 with {dimensions} dimension(s) starts with {magic.hex()}"
+            f"{path}: the magic number of an IDX file of uint8 with {dimensions} dimension(s) must be {magic.hex()}, "
+            f"got {header[:4].hex() or 'an empty file'}"
         )
     if len(header) < 4 + 4 * dimensions:
-        raise ValueError(f"{path}: cut short in its header of {4 + 4 * dimensions} bytes")
+        raise ValueError(f"{path}: the header is truncated: must have {4 + 4 * dimensions} bytes, got {len(header)}")
     shape = tuple(int(size) for size in np.frombuffer(header[4:], ">u4"))
     size = math.prod(shape)
     if size > MAX_BYTES:
-        raise ValueError(f"{path}: announces {shape} = {size:,} bytes, more than the {MAX_BYTES:,} that are read")
-    data = bytearray()  # grows with what is there, not with what is announced
-    while piece := file.read(min(_PIECE, size + 1 - len(data))):
-        data += piece
+        raise ValueError(f"{path}: header declares {shape} = {size:,} bytes, over the limit of {MAX_BYTES:,}")
+    # The buffer grows with the bytes that are there, so that a false header cannot allocate memory. Reading stops one
+    # byte past the declared size, which is enough to detect a file that is too long.
+    data = bytearray()
+    while chunk := file.read(min(_CHUNK_BYTES, size + 1 - len(data))):
+        data += chunk
     if len(data) != size:
         found = f"{len(data):,}" if len(data) < size else "more"
-        raise ValueError(f"{path}: announces {shape} = {size:,} bytes of data but holds {found}")
+        raise ValueError(f"{path}: header declares {shape} = {size:,} bytes of data, the file has {found}")
     if sha256 is not None:
         digest = hashlib.sha256(header)
         digest.update(data)
         if digest.hexdigest() != sha256:
-            raise ValueError(f"{path}: sha256 of the contents is {digest.hexdigest()}, expected {sha256}")
+            raise ValueError(f"{path}: sha256 of the contents must be {sha256}, got {digest.hexdigest()}")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def write_idx(path: str | Path, array: np.ndarray) -> None:
-    """Write a uint8 array of any number of dimensions as an IDX file, gzipped where the name ends in .gz.
+    """Write a uint8 array of any number of dimensions as an IDX file, gzipped if the name ends in .gz.
 
-    Raises ValueError for another dtype.
+    Raises ValueError for other dtypes.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "images"
@@ -107,9 +111,9 @@ def write_idx(path: str | Path, array: np.ndarray) -> None:
     (2, 28, 28)
     """
     if array.dtype != np.uint8:
-        raise ValueError(f"{path}: an IDX file here holds uint8, not {array.dtype}")
-    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    contents = header + array.tobytes()
+        raise ValueError(f"{path}: array must be uint8, got {array.dtype}")
     path = Path(path)
+    contents = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
     with atomic_write(path) as temporary:
+        # mtime=0 makes the .gz reproducible: by default, it contains the time of writing.
         temporary.write_bytes(gzip.compress(contents, mtime=0) if path.suffix == ".gz" else contents)

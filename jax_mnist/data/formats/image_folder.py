@@ -1,4 +1,4 @@
-"""fastai's image-folder layout: train/3/10.png, valid/7/2.png, the folder's name being the class."""
+"""Reader and writer for fastai's image-folder layout: train/3/10.png, valid/7/2.png, one folder per class."""
 
 import csv
 from collections.abc import Sequence
@@ -7,54 +7,57 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from ...files import new_directory, parsing
+from ...files import name_parse_errors, new_directory
 from ...types import Dataset, Splits
 
 SIDE = 28
-_TRAIN, _VALID = ("train", "training"), ("valid", "testing", "test")
+"""Height and width of an image in pixels."""
+
+_TRAIN, _VALID = ("train", "training"), ("valid", "testing", "test")  # accepted folder names
 
 
 def is_image_folder(path: Path) -> bool:
-    """Whether a directory has a folder of training images."""
+    """Return True if a directory has a folder of training images."""
     return any((path / name).is_dir() for name in _TRAIN)
 
 
 def class_folders(path: Path) -> tuple[str, ...]:
-    """The names of the classes, each at the place of its label.
+    """Return the class names, indexed by label.
 
-    With exactly the folders 3 and 7 it is the chapter's order, in which a 3 has label 1; else the names sorted.
-    Raises ValueError where there is no class.
+    They are the folder names, sorted; exactly 3 and 7 are in the chapter's order instead: a 3 has label 1. Raises
+    FileNotFoundError if there are no training images, ValueError if there are no classes.
     """
-    train = _part(path, _TRAIN)
+    train = _find_part(path, _TRAIN)
     names = sorted(folder.name for folder in train.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if not names:
-        raise ValueError(f"{train}: empty; expected one folder a class, such as {train / '3'}")
+        raise ValueError(f"{train}: must contain one folder per class, such as {train / '3'}, got none")
     return ("7", "3") if names == ["3", "7"] else tuple(names)
 
 
 def read_folder(path: Path) -> Splits:
-    """The images of a folder: class after class by name, in each by file name as text ("10.png" before "2.png").
+    """Read the images of a folder, sorted by class name, then by file name as text ("10.png" before "2.png").
 
-    Raises FileNotFoundError where a part is missing, ValueError, naming the file, where a class is empty or an
-    image is no grey PNG of 28x28.
+    Returns Splits of Dataset(images uint8 [n, 28, 28], labels int32 [n]). Raises FileNotFoundError if a part is
+    missing, and ValueError, naming the file or folder, if a class has no images, the validation images have a class
+    that the training images lack, or an image is not a grey PNG of 28x28.
     """
     classes = class_folders(path)
-    return Splits(*(_read_part(_part(path, names), classes) for names in (_TRAIN, _VALID)))
+    return Splits(*(_read_part(_find_part(path, names), classes) for names in (_TRAIN, _VALID)))
 
 
 def write_folder(
     path: str | Path,
     splits: Splits,
     classes: Sequence[str],
-    places: tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]],
+    file_numbers: tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]],
 ) -> None:
-    """Write a dataset as fastai lays out MNIST_SAMPLE: train/3/10.png, valid/7/2.png and so on, and labels.csv.
+    """Write a dataset in the layout of fastai's MNIST_SAMPLE: train/3/10.png, valid/7/2.png and so on, and labels.csv.
 
-    `classes` names the class of each label; `places`, int [n] and int [m], are the numbers that become the file
-    names of the two parts. The pixels are written as they are. labels.csv has a row `name,label` for every image,
-    first of train, then of valid; its label is the class's place among the sorted names, as in fastai's file: 0
-    for a 3 and 1 for a 7. `load` gives the splits back where they are in the order of the file names. Raises
-    ValueError where `path` exists and is not empty, or a part has not one number for every image.
+    `classes` are the class names, indexed by label. `file_numbers`, int [n] and int [m], become the file names of the
+    two parts. labels.csv has a row `name,label` per image, first of train, then of valid; as in fastai's file, label
+    is the index of the class among the sorted names: 0 for a 3 and 1 for a 7. `load` reads the same splits back if
+    their images are in the order of `read_folder`. Raises ValueError if `path` exists and is not an empty directory,
+    or if a part has more or fewer file numbers than images.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "two_digits"
@@ -63,42 +66,39 @@ def write_folder(
     >>> (path / "labels.csv").read_text().split()
     ['name,label', 'train/3/10.png,0', 'train/7/15.png,1', 'valid/3/18.png,0', 'valid/7/0.png,1']
     """
-    with new_directory(path) as temporary:
-        rows = []
-        for part, dataset, numbers in zip((_TRAIN[0], _VALID[0]), splits, places, strict=True):
-            digits = [classes[int(label)] for label in np.asarray(dataset.labels)]
-            names = [f"{part}/{digit}/{number}.png" for digit, number in zip(digits, numbers, strict=True)]
-            _write_pngs(temporary, names, np.asarray(dataset.images))
-            rows += [(name, sorted(classes).index(digit)) for name, digit in zip(names, digits, strict=True)]
-        with (temporary / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([("name", "label"), *rows])
-
-
-def _write_pngs(path: Path, names: Sequence[str], images: np.ndarray) -> None:
     from PIL import Image
 
-    for folder in {(path / name).parent for name in names}:
-        folder.mkdir(parents=True)
-    for name, image in zip(names, images, strict=True):
-        Image.fromarray(image).save(path / name)
+    with new_directory(path) as temporary:
+        rows = [("name", "label")]
+        for part, dataset, numbers in zip((_TRAIN[0], _VALID[0]), splits, file_numbers, strict=True):
+            images, labels = np.asarray(dataset.images), np.asarray(dataset.labels)
+            for image, label, number in zip(images, labels, numbers, strict=True):
+                name = classes[int(label)]
+                file = temporary / part / name / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(file)
+                rows.append((file.relative_to(temporary).as_posix(), str(sorted(classes).index(name))))
+        with (temporary / "labels.csv").open("w", newline="", encoding="utf-8") as labels_file:
+            csv.writer(labels_file, lineterminator="\n").writerows(rows)
 
 
-def _part(path: Path, names: tuple[str, ...]) -> Path:
-    found = [path / name for name in names if (path / name).is_dir()]
-    if not found:
-        raise FileNotFoundError(f"{path}: has no folder {' or '.join(names)}; expected train/CLASS/*.png and valid/...")
-    return found[0]
+def _find_part(path: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (path / name).is_dir():
+            return path / name
+    raise FileNotFoundError(f"{path}: has no folder {' or '.join(names)}; expected train/CLASS/*.png and valid/...")
 
 
 def _read_part(part: Path, classes: tuple[str, ...]) -> Dataset:
-    strangers = {folder.name for folder in part.iterdir() if folder.is_dir() and folder.name[0] != "."} - set(classes)
-    if strangers:
-        raise ValueError(f"{part}: has classes {sorted(strangers)} that the training images lack: {sorted(classes)}")
+    folders = {folder.name for folder in part.iterdir() if folder.is_dir() and not folder.name.startswith(".")}
+    unknown_classes = folders - set(classes)
+    if unknown_classes:
+        raise ValueError(f"{part}: classes must be among {sorted(classes)}, as in train, got {sorted(unknown_classes)}")
     images, labels = [], []
     for name in sorted(classes):
         files = sorted((part / name).glob("*.png"), key=lambda file: file.name)
         if not files:
-            raise ValueError(f"{part / name}: empty; expected PNG images of {SIDE}x{SIDE}")
+            raise ValueError(f"{part / name}: must contain PNG images of {SIDE}x{SIDE}, got none")
         images += [_read_png(file) for file in files]
         labels += [classes.index(name)] * len(files)
     return Dataset(np.stack(images), np.array(labels, np.int32))
@@ -107,14 +107,12 @@ def _read_part(part: Path, classes: tuple[str, ...]) -> Dataset:
 def _read_png(path: Path) -> np.ndarray:
     from PIL import Image
 
-    with parsing(path, "PNG"), Image.open(path, formats=["PNG"]) as image:
-        image.verify()  # checksums, without which a file cut short can pass; it uses the image up
-    with parsing(path, "PNG"), Image.open(path, formats=["PNG"]) as image:
-        size, mode = image.size, image.mode
-        fits = size == (SIDE, SIDE) and mode in ("L", "RGB")
-        pixels = np.asarray(image.convert("L"), np.uint8) if fits else np.empty(0, np.uint8)
-    if size != (SIDE, SIDE):
-        raise ValueError(f"{path}: is {size[0]}x{size[1]} pixels; expected {SIDE}x{SIDE}")
-    if not fits:
-        raise ValueError(f"{path}: has pixels of mode {mode}; expected 8-bit grey (L) or RGB")
-    return pixels
+    with name_parse_errors(path, "PNG"), Image.open(path, formats=["PNG"]) as image:
+        (width, height), mode = image.size, image.mode
+        image.verify()  # the checksums: a truncated file can decode without error. Afterwards, the image is unusable.
+    if (width, height) != (SIDE, SIDE):
+        raise ValueError(f"{path}: image must be {SIDE}x{SIDE} pixels, got {width}x{height}")
+    if mode not in ("L", "RGB"):
+        raise ValueError(f"{path}: image mode must be 8-bit grey (L) or RGB, got {mode}")
+    with name_parse_errors(path, "PNG"), Image.open(path, formats=["PNG"]) as image:
+        return np.asarray(image.convert("L"), np.uint8)
