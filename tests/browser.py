@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through a pipe by its DevTools protocol: real input events, no package needed."""
+"""A headless Chromium, controlled through a pipe by the DevTools protocol: real input events, without a package."""
 
 import base64
 import contextlib
@@ -12,7 +12,7 @@ PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 
 class Browser:
-    """One page. `send` is any DevTools command; the rest are those that the tests use."""
+    """One page. `send` runs any DevTools command; the other methods are shortcuts for the tests."""
 
     def __init__(self, requests, replies):
         self.requests, self.replies, self.numbers, self.session = requests, replies, itertools.count(1), None
@@ -39,12 +39,12 @@ class Browser:
         message = bytearray()
         while (byte := self.replies.read(1)) != b"\0":
             if not byte:
-                raise RuntimeError("Chromium has ended")
+                raise RuntimeError("Chromium exited")
             message += byte
         return json.loads(message)
 
     def open(self, path, width=1000, height=800, mobile=False):
-        """Show a file in a window of so many CSS pixels, as a phone would where `mobile`."""
+        """Open a file in a window of `width` x `height` CSS pixels, emulating a phone if `mobile`."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 2 if mobile else 1}
         self.send("Emulation.setDeviceMetricsOverride", **screen, mobile=mobile)
         self.send("Emulation.setTouchEmulationEnabled", enabled=mobile)
@@ -54,7 +54,7 @@ class Browser:
             self.events.append(self.receive())
 
     def run(self, script):
-        """The value of a JavaScript expression, awaited."""
+        """Return the awaited value of a JavaScript expression."""
         result = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in result:
             raise RuntimeError(result["exceptionDetails"])
@@ -90,20 +90,20 @@ def _press_move_release(points, press, move, release):
 
 @contextlib.contextmanager
 def browser(profile):
-    """A Chromium for the time of the block; `profile` is a directory of its own."""
-    from_us, requests = os.pipe()
-    replies, to_us = os.pipe()
-    # It reads from descriptor 3 and writes to 4; bash puts ours there.
-    command = f'exec "$@" 3<&{from_us} 4>&{to_us}'
+    """Run Chromium for the duration of the block; `profile` is an empty directory for its user data."""
+    request_reader, requests = os.pipe()
+    replies, reply_writer = os.pipe()
+    # Chromium reads from descriptor 3 and writes to 4: bash redirects them to our pipes.
+    command = f'exec "$@" 3<&{request_reader} 4>&{reply_writer}'
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}"]
     process = subprocess.Popen(
         ["bash", "-c", command, "bash", PROGRAM, *options, "--remote-debugging-pipe"],
-        pass_fds=(from_us, to_us),
+        pass_fds=(request_reader, reply_writer),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    os.close(from_us)
-    os.close(to_us)
+    os.close(request_reader)
+    os.close(reply_writer)
     with os.fdopen(requests, "wb") as writer, os.fdopen(replies, "rb") as reader:
         try:
             yield Browser(writer, reader)

@@ -1,4 +1,4 @@
-"""The page to draw on, in a real browser: its logits are Python's, and hands, keys and screen readers can use it."""
+"""The page to draw on, in a real browser: its logits match Python's; mouse, touch, keyboard and screen readers work."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ from jax_mnist import (
 from jax_mnist.__main__ import main
 from jax_mnist.metrics import class_probabilities
 
-needs_browser = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium here to open the page")
+needs_browser = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium to open the page")
 TEN = tuple("0123456789")
 THREE = [(0.3, 0.25), (0.42, 0.17), (0.58, 0.17), (0.68, 0.3), (0.6, 0.44), (0.46, 0.48)]
 THREE += [(0.6, 0.52), (0.72, 0.65), (0.62, 0.8), (0.42, 0.83), (0.28, 0.74)]
@@ -56,7 +56,7 @@ def page(trained, tmp_path_factory):
 
 @pytest.fixture(params=["desktop", "phone"])
 def drawing(request, chromium, page):
-    """The page with a 3 on it, by mouse or by finger."""
+    """The page with a 3 drawn on it, by mouse or by touch."""
     phone = request.param == "phone"
     chromium.open(page, *((360, 740) if phone else (1000, 800)), mobile=phone)
     (chromium.touch if phone else chromium.mouse)(inside(chromium, "paper", THREE))
@@ -64,7 +64,7 @@ def drawing(request, chromium, page):
 
 
 def inside(chromium, name, points):
-    """Points in shares of an element's size as pixels of the window."""
+    """Convert points from fractions of an element's size to pixels of the window."""
     left, top, width, height = chromium.run(
         "(({left, top, width, height}) => [left, top, width, height])"
         f"(document.getElementById('{name}').getBoundingClientRect())"
@@ -73,18 +73,18 @@ def inside(chromium, name, points):
 
 
 def shown(chromium):
-    """What the page shows once it has caught up: answer, probabilities in percent, pixels."""
+    """Wait for the page to redraw; return its answer, its probabilities in percent, and its pixels."""
     return chromium.run("""
         new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done([
             document.getElementById("answer").textContent,
             [...document.getElementById("probabilities").rows].map((row) => parseFloat(row.lastChild.textContent)),
             [...document.getElementById("seen").getContext("2d").getImageData(0, 0, 28, 28).data]
-                .filter((_, place) => place % 4 === 0),
+                .filter((_, index) => index % 4 === 0),
         ]))))""")
 
 
-def said(chromium, text):
-    """What a screen reader was told last: `text`, or after some seconds whatever it is instead."""
+def announced(chromium, text):
+    """Wait up to five seconds for the announcement `text` to screen readers; return the last announcement."""
     return chromium.run(f"""
         (async () => {{
             const status = document.getElementById("status");
@@ -119,7 +119,7 @@ def test_logits_equal_those_in_python(chromium, tmp_path, mnist, name):
         return [[...found], probabilities(found)];
     }})""")
     logits = model.apply(params, make_batch(mnist.valid.images[:100], mnist.valid.labels[:100]).x)
-    np.testing.assert_allclose([of_image for of_image, _ in found], logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose([image_logits for image_logits, _ in found], logits, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose([shares for _, shares in found], class_probabilities(logits), rtol=1e-5, atol=1e-5)
     assert chromium.run("classes") == list(classes)
     pictures = chromium.run("document.querySelectorAll('#weights canvas').length")
@@ -150,9 +150,9 @@ def test_drawn_digit_is_recognized(drawing, trained, tmp_path):
     assert answer == "3"
     model, params = trained
     logits = model.apply(params, jax.numpy.array([pixels]) / 255)
-    np.testing.assert_allclose(percents, 100 * class_probabilities(logits)[0], atol=0.051)  # one decimal is shown
+    np.testing.assert_allclose(percents, 100 * class_probabilities(logits)[0], atol=0.051)  # the page shows one decimal
     reading = f"3, {max(percents):.1f}%"
-    assert said(drawing, reading) == reading
+    assert announced(drawing, reading) == reading
     picture = drawing.run("""(() => {
         ink.globalCompositeOperation = "destination-over";
         ink.fillStyle = "white";
@@ -161,7 +161,7 @@ def test_drawn_digit_is_recognized(drawing, trained, tmp_path):
     })()""")
     (tmp_path / "drawing.png").write_bytes(base64.b64decode(picture.partition(",")[2]))
     photo = read_photo(tmp_path / "drawing.png").ravel().astype(int)
-    assert np.abs(photo - pixels).mean() < 1.5  # the ink is no pure black there
+    assert np.abs(photo - pixels).mean() < 1.5  # the ink on the page is not pure black
 
 
 @needs_browser
@@ -193,19 +193,19 @@ def test_keys_draw_and_clear_with_visible_focus(chromium, page):
     chromium.press("ArrowUp", 14)
     assert shown(chromium)[0] == "?"
     chromium.press(" ")
-    assert said(chromium, "Pen down") == "Pen down"
+    assert announced(chromium, "Pen down") == "Pen down"
     chromium.press("ArrowDown", 28)
     answer, percents, pixels = shown(chromium)
     assert answer == "1"
     reading = f"1, {max(percents):.1f}%"
-    assert said(chromium, reading) == reading
+    assert announced(chromium, reading) == reading
     assert np.count_nonzero(np.reshape(pixels, (28, 28)).any(axis=1)) == 20
     chromium.press(" ")
     chromium.press("ArrowLeft", 10)
     assert shown(chromium)[2] == pixels
     chromium.press("Delete")
     assert shown(chromium)[0] == "?"
-    assert said(chromium, "Drawing cleared") == "Drawing cleared"
+    assert announced(chromium, "Drawing cleared") == "Drawing cleared"
     chromium.press(" ")
     chromium.press("Tab")
     assert (chromium.run("document.activeElement.id"), chromium.run(focused)) == ("clear", "solid")
@@ -237,7 +237,7 @@ def test_page_needs_no_network_fits_a_phone_and_logs_nothing(drawing):
     assert {request["request"]["url"].partition(":")[0] for request in sent} == {"file"}
     assert logged == thrown == []
     assert drawing.run("document.documentElement.scrollWidth <= innerWidth")
-    assert drawing.run("scrollY") == 0  # the finger has drawn, not scrolled
+    assert drawing.run("scrollY") == 0  # touch draws and does not scroll
 
 
 REFUSED = {

@@ -9,14 +9,14 @@ from jax_mnist.models import mixed_precision
 
 
 @pytest.mark.parametrize("make", [mlp, flax_mlp])
-def test_it_computes_in_bfloat16_and_keeps_float32(make):
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_params(make):
     model = make((784, 16, 1))
     mixed = mixed_precision(model)
     params = mixed.init(jax.random.key(0))
     x = jax.random.uniform(jax.random.key(1), (8, 784))
-    lower = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    low_precision = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     logits = mixed.apply(params, x)
-    np.testing.assert_array_equal(logits, model.apply(lower, x.astype(jnp.bfloat16)).astype(jnp.float32))
+    np.testing.assert_array_equal(logits, model.apply(low_precision, x.astype(jnp.bfloat16)).astype(jnp.float32))
     assert 0 < np.abs(logits - model.apply(params, x)).max() < 0.05
     dots = [line for line in jax.jit(mixed.apply).lower(params, x).as_text().splitlines() if "dot_general" in line]
     assert dots
@@ -25,7 +25,7 @@ def test_it_computes_in_bfloat16_and_keeps_float32(make):
     assert {leaf.dtype for leaf in jax.tree.leaves((params, gradients, logits))} == {jnp.dtype("float32")}
 
 
-def test_it_trains(tiny):
+def test_mixed_precision_model_trains(tiny):
     learner = Learner(mixed_precision(mlp((784, 16, 1))), mnist_loss, optax.adam(1e-2), batch_size=8)
     state, history = fit(jax.random.key(0), learner, tiny, epochs=8)
     assert history.accuracy[-1] == 1

@@ -1,4 +1,4 @@
-"""Parameters to and from PyTorch, without PyTorch: the entries are NumPy arrays."""
+"""Conversion to and from PyTorch's state_dict, without PyTorch: the entries are NumPy arrays."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ SIZES = (784, 30, 1)
 
 
 class Convolutions(nnx.Module):
-    """Two convolutions and two dense layers whose names sort in the order of the net."""
+    """Two convolutions and two dense layers, whose names sort in the order of the net."""
 
     def __init__(self, rngs):
         self.conv1 = nnx.Conv(1, 4, (3, 3), rngs=rngs)
@@ -29,7 +29,7 @@ class Convolutions(nnx.Module):
 
 
 class Twins(nnx.Module):
-    """Two layers of one shape, and names that sort the other way around."""
+    """Two layers of equal shape, whose names sort in the reverse order of the net."""
 
     def __init__(self, rngs):
         self.second = nnx.Linear(4, 4, rngs=rngs)
@@ -41,7 +41,7 @@ def expected(model):
 
 
 def numbered(*shapes):
-    """A state_dict of linear layers or convolutions as nn.Sequential would number them, all values different."""
+    """Return a random state_dict of linear layers or convolutions, numbered as by nn.Sequential with ReLUs."""
     rng = np.random.default_rng(0)
     return {
         f"{2 * i}.{name}": rng.normal(size=size).astype(np.float32)
@@ -56,7 +56,7 @@ def assert_equal(one, other):
 
 
 @pytest.mark.parametrize("make", [mlp, flax_mlp])
-def test_dense_layers_are_transposed_and_come_back(make):
+def test_dense_layers_are_transposed_and_round_trip(make):
     state_dict = numbered((30, 784), (1, 30))
     params = from_state_dict(state_dict, expected(make(SIZES)))
     first, second = params if make is mlp else (Layer(p["kernel"], p["bias"]) for p in params["layers"].values())
@@ -67,28 +67,28 @@ def test_dense_layers_are_transposed_and_come_back(make):
     assert list(to_state_dict(params)) == list(state_dict)
 
 
-def test_ours_go_there_and_back_through_ten_layers():
+def test_round_trip_of_more_than_ten_layers():
     params = init_params(jax.random.key(0), [12, *[4] * 10, 1], std=None)
     state_dict = to_state_dict(params)
     assert list(state_dict)[-2:] == ["20.weight", "20.bias"]
-    as_a_file_sorts_them = dict(sorted(state_dict.items()))
-    assert_equal(from_state_dict(as_a_file_sorts_them, params), params)
+    sorted_as_text = dict(sorted(state_dict.items()))
+    assert_equal(from_state_dict(sorted_as_text, params), params)
 
 
-def test_the_result_has_the_dtypes_of_like():
+def test_result_has_the_dtypes_of_like():
     like = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), init_params(jax.random.key(0), (3, 2)))
     params = from_state_dict(numbered((2, 3)), like)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.bfloat16.dtype}
 
 
-def test_arrays_of_the_state_dict_can_be_written_to():
+def test_state_dict_arrays_are_writable_and_contiguous():
     assert all(
         array.flags.writeable and array.flags.c_contiguous
         for array in to_state_dict(mlp(SIZES).init(jax.random.key(0))).values()
     )
 
 
-def test_a_convolution_and_the_feature_map_after_it():
+def test_convolution_and_its_flattened_feature_map_are_reordered():
     model = from_flax(lambda rngs: Convolutions(rngs), (28, 28, 1))
     shapes = {"conv1": (4, 1, 3, 3), "conv2": (6, 4, 3, 3), "linear1": (8, 6 * 14 * 14), "linear2": (10, 8)}
     rng = np.random.default_rng(0)
@@ -110,7 +110,7 @@ def test_a_convolution_and_the_feature_map_after_it():
     assert_equal(to_state_dict(params, names=as_sequential), renamed)
 
 
-def test_a_feature_map_that_is_no_square_is_given():
+def test_non_square_feature_map_must_be_given():
     like = {"conv": {"kernel": np.zeros((3, 3, 1, 2))}, "dense": {"kernel": np.zeros((2 * 3 * 4, 1))}}
     state_dict = {"0.weight": np.zeros((2, 1, 3, 3)), "2.weight": np.arange(24.0).reshape(1, 24)}
     with pytest.raises(ValueError, match=r"'2' takes 24 values .* 2 channels; expected 2 \* h \* w.*feature_map"):
@@ -132,7 +132,7 @@ def test_layers_without_bias_and_a_single_layer():
         from_state_dict({"weight": np.ones((2, 3)), "bias": np.ones(2)}, like)
 
 
-def test_layers_that_order_cannot_tell_apart_need_names():
+def test_ambiguous_layers_of_equal_shape_need_names():
     like = expected(from_flax(lambda rngs: Twins(rngs)))
     state_dict = numbered((4, 4), (4, 4))
     with pytest.raises(ValueError, match=r"'first' and 'second' have the same shape.*names="):
@@ -147,7 +147,7 @@ def test_layers_that_order_cannot_tell_apart_need_names():
         to_state_dict(params, names={"first": "0", "second": "0"})
 
 
-def test_names_that_sort_out_of_order_are_refused_where_the_order_matters():
+def test_pytree_order_that_is_not_the_order_of_a_net_is_refused():
     params = {"body": {"kernel": np.zeros((3, 3, 1, 2))}, "a_head": {"kernel": np.zeros((8, 1))}}
     with pytest.raises(ValueError, match=r"'body' is a convolution after a dense layer.*names="):
         to_state_dict(params)
@@ -169,14 +169,14 @@ def test_names_that_sort_out_of_order_are_refused_where_the_order_matters():
         (lambda d: d.clear(), r"holds 0 layers .*expected 2"),
     ],
 )
-def test_a_state_dict_that_does_not_fit_is_one_clear_error(change, message):
+def test_state_dict_that_does_not_match_is_refused(change, message):
     state_dict = numbered((30, 784), (1, 30))
     change(state_dict)
     with pytest.raises(ValueError, match=message):
         from_state_dict(state_dict, expected(mlp(SIZES)))
 
 
-def test_parameters_without_counterpart_are_refused():
+def test_unsupported_parameters_are_refused():
     with pytest.raises(ValueError, match=r"norm\.scale: expected layers"):
         to_state_dict({"norm": {"scale": np.ones(3), "bias": np.ones(3)}})
     with pytest.raises(ValueError, match=r"layer 'conv' must have weights .* got weight \[3, 1, 2\]"):

@@ -116,7 +116,7 @@ def test_nan_becomes_null(tiny):
 def chromium():
     name = next((name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)), None)
     if name is None:
-        pytest.skip("no Chromium here to open the page in")
+        pytest.skip("needs Chromium to open the page")
     return name
 
 

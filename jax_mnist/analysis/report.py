@@ -32,9 +32,7 @@ def write_report(
     file and no network. Creates the directory if it is missing. Raises OSError if a file cannot be written.
 
     >>> import jax, optax, tempfile
-    >>> from jax_mnist import linear, load, mnist_loss
-    >>> from jax_mnist.analysis.interpret import interpret
-    >>> from jax_mnist.types import Learner
+    >>> from jax_mnist import Learner, interpret, linear, load, mnist_loss
     >>> splits, learner = load("mnist_sample"), Learner(linear(), mnist_loss, optax.sgd(0.1))
     >>> interpretation = interpret(learner, linear().init(jax.random.key(0)), splits)
     >>> page = write_report(tempfile.mkdtemp(), interpretation, splits, ("7", "3"), "An untrained model", {})
