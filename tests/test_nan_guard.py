@@ -63,4 +63,4 @@ def test_diverged_run_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch,
     checkpoint = load_checkpoint(file, Saved(state, None))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(checkpoint.state.last.params))
     assert not (tmp_path / "result.json").exists()
-    assert json.dumps(checkpoint.rows, allow_nan=False)
+    assert json.dumps(checkpoint.records, allow_nan=False)

@@ -192,7 +192,7 @@ CONSTRUCTORS = {
         lambda: mixed_precision(model=mlp((784, 9, 1)), dtype=jnp.bfloat16),
     ],
 }
-SMALL = functools.partial(Mlp, (784, 9, 1), jnp.float32)
+SMALL = functools.partial(Mlp, (784, 9, 1))
 
 
 @pytest.mark.parametrize("name", CONSTRUCTORS)
