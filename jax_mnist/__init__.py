@@ -45,7 +45,7 @@ __version__ = "0.1.0"
 
 # These import flax, Pillow or matplotlib, so they are loaded on first use.
 __getattr__, _, _ = lazy_loader.attach(
-    __name__, ["plots"], {"data.photos": ["read_photo"], "models.flax": ["cnn", "flax_mlp", "from_flax"]}
+    __name__, ["plots", "speedrun"], {"data.photos": ["read_photo"], "models.flax": ["cnn", "flax_mlp", "from_flax"]}
 )
 
 # In the order of the story that the chapter tells.
@@ -120,4 +120,4 @@ __all__ = [  # noqa: RUF022
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "analysis", "chapter", "data", "export", "models", "speedrun", "training"]

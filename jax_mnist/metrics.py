@@ -151,6 +151,7 @@ def calibration(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, "...
     confidence = jnp.max(class_probabilities(logits), axis=-1)
     # Bins are closed above, so that a confidence of exactly 1 falls into the last one.
     indices = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
+    confidence = confidence.astype(jnp.promote_types(confidence.dtype, jnp.float32))  # bfloat16 cannot count past 256
     summands = (jnp.ones_like(confidence), confidence, is_correct.astype(confidence.dtype))
     counts, confidences, hits = (jnp.zeros(bins, confidence.dtype).at[indices].add(x) for x in summands)
     error = jnp.sum(jnp.abs(hits - confidences)) / labels.size

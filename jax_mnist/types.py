@@ -65,10 +65,10 @@ class Dataset:
 class Splits(NamedTuple):
     """The two parts of a dataset: `train` is trained on, `valid` is evaluated after every epoch.
 
-    What `valid` is depends on where it comes from. `load("mnist")` and its relatives give the dataset's own test set,
-    `load("mnist_sample")` the chapter's `valid` folder, which the chapter made of MNIST's test images, and a folder of
-    images its valid/ or test/. Only `hold_out` makes a validation set: training images set aside. Choose
-    hyperparameters and epochs on those; then the test set still says how good the choice is.
+    `valid` is the dataset's own test set, unless `hold_out` made it. `load("mnist")` and its relatives give the test
+    set, `load("mnist_sample")` the chapter's `valid` folder, which holds test images of MNIST, and a folder of images
+    its valid/ or test/. `hold_out` makes a validation set, of training images set aside. Choose hyperparameters and
+    the number of epochs on those; then the test set still says how good the choice is.
     """
 
     train: Dataset
@@ -91,9 +91,9 @@ class Layer(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A pair of pure functions: `init(key) -> params` and `apply(params, x [b, i]) -> logits [b, c]`.
+    """A model as pure functions: `init(key) -> params` and `apply(params, x [b, i]) -> logits [b, c]`.
 
-    A model that computes something else while it trains, such as dropout or batch statistics, has a third function,
+    A model that computes something else while it trains, such as dropout or batch statistics, has a third one,
     `apply_train(params, x, key) -> (logits, updates)`. `updates` holds the new values of the parameters that the
     forward pass itself changes: a prefix pytree of the parameters, with None for those that the optimizer trains.
     """

@@ -39,3 +39,10 @@ def test_nearest_mean_takes_any_leading_axes():
 def test_integers_other_than_uint8_are_rejected():
     with pytest.raises(ValueError, match="uint8"):
         l1_distance(np.zeros((2, 2), np.int32), np.zeros((2, 2), np.int32))
+
+
+def test_class_without_images_is_never_the_nearest():
+    dataset = Dataset(np.full((2, 28, 28), 255, np.uint8), np.array([0, 2], np.int32))
+    means = class_means(dataset, class_count=4)
+    assert np.isnan(means[1]).all()
+    assert nearest_mean(dataset.images, means).tolist() == [0, 0]

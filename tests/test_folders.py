@@ -75,7 +75,7 @@ def spoil_unknown_class(path):
 
 SPOILT = {
     r"valid/7/10\.png: .*28x28 .*28x29": spoil_size,
-    r"valid/7/10\.png: .*8-bit grey .*I;16": spoil_mode,
+    r"valid/7/10\.png: .*8-bit gray .*I;16": spoil_mode,
     r"valid/7/10\.png: .*not a readable PNG \(UnidentifiedImageError: cannot identify": spoil_text,
     r"valid/7/10\.png: .*not a readable PNG": spoil_truncated,
     "valid/7: must contain PNG images": spoil_empty_class,

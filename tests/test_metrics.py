@@ -78,3 +78,9 @@ def test_confidence_1_falls_into_the_last_bin_and_zero_bins_are_rejected():
     assert calibration(jnp.array([[100.0], [-100.0]]), np.array([1, 1]), bins=2).counts.tolist() == [0, 2]
     with pytest.raises(ValueError, match=r"bins must be .* 0$"):
         calibration(jnp.zeros((1, 1)), jnp.zeros(1, jnp.int32), bins=0)
+
+
+def test_calibration_counts_beyond_the_precision_of_bfloat16():
+    result = calibration(jnp.full((1000, 1), 4.0, jnp.bfloat16), np.ones(1000, np.int32), bins=5)
+    assert result.counts.tolist() == [0, 0, 0, 0, 1000]
+    assert float(result.accuracy[-1]) == 1

@@ -123,3 +123,13 @@ def test_timings_have_a_bar_and_a_label_for_the_median():
     ax.figure.canvas.draw()
     axes, figure = ax.get_window_extent(), ax.figure.bbox
     assert all(axes.x1 < text.get_window_extent().x0 < text.get_window_extent().x1 <= figure.x1 for text in ax.texts)
+
+
+def test_growth_has_one_axes_for_each_group():
+    axes = plots.growth({name: ("images", [1, 2], [[1.0], [2.0]]) for name in "abc"})
+    assert len(axes) == len(axes[0].figure.axes) == 3
+
+
+def test_no_images_are_refused():
+    with pytest.raises(ValueError, match="0 images"):
+        plots.digits(np.zeros((0, 28, 28)))

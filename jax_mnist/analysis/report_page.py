@@ -74,9 +74,9 @@ def report_page(
 
 
 _CLASSES = (
-    "Rows are labels, columns are predictions, and correct predictions are on the diagonal. A cell is darker red the "
-    "larger its fraction of the row. Precision is the fraction of a class's predictions that are correct, recall the "
-    "fraction of its images that are predicted correctly."
+    "Rows are labels, columns are predictions, and correct predictions are on the diagonal. The cell of an error is "
+    "darker red the larger its fraction of the row. Precision is the fraction of a class's predictions that are "
+    "correct, recall the fraction of its images that are predicted correctly."
 )
 _TOP_LOSSES = (
     "The validation images with the largest loss, each with the prediction, the label and the model's confidence."

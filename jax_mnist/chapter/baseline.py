@@ -81,4 +81,6 @@ def nearest_mean(
     >>> nearest_mean(jnp.full((2, 28, 28), 0.9), means)
     Array([1, 1], dtype=int32)
     """
-    return jnp.argmin(jax.vmap(lambda mean: distance(images, mean))(means), axis=0).astype(jnp.int32)
+    distances = jax.vmap(lambda mean: distance(images, mean))(means)
+    # A class without images has a NaN mean, and argmin would take its NaN distance for the smallest.
+    return jnp.argmin(jnp.where(jnp.isnan(distances), jnp.inf, distances), axis=0).astype(jnp.int32)

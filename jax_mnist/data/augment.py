@@ -31,7 +31,7 @@ def random_shift(
 def random_rotation(
     key: PRNGKeyArray, x: Float[Array, "b i"], max_degrees: float | int = 10, image_shape: Sequence[int] = (28, 28)
 ) -> Float[Array, "b i"]:
-    """Rotate each image about its centre by a random angle in [-max_degrees, max_degrees], zero-filled.
+    """Rotate each image about its center by a random angle in [-max_degrees, max_degrees], zero-filled.
 
     `x` is [b, h*w] for `image_shape` (h, w). Angles are uniform, pixels are interpolated linearly. Returns an array of
     the same shape.

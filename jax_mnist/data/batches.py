@@ -38,9 +38,9 @@ def random_order(key: PRNGKeyArray, count: int) -> Int[Array, " n"]:
     """Return the numbers 0..count-1 in a random order drawn from the key, int32 [count].
 
     Each of two passes sorts single numbers with fresh random high bits and the index in the low bits, which takes less
-    than half the time of an argsort. Equal high bits keep a pair in its earlier order, so the bias that is left is
-    small: a pair that ties in both passes stays in ascending order. For 60,000 images that is one pair in 2**32, for a
-    million one in 2**24.
+    than half the time of an argsort (`jax.random.permutation` does two of those). Equal high bits keep a pair in its
+    earlier order, so the bias that is left is small: a pair that ties in both passes stays in ascending order. For
+    60,000 images that is one pair in 2**32, for a million one in 2**24.
 
     >>> sorted(random_order(jax.random.key(0), 5).tolist())
     [0, 1, 2, 3, 4]
@@ -67,7 +67,7 @@ def epoch_indices(
     `count` is the number of images. Returns int32 [steps, b] with each index 0..count-1 exactly once where the mask,
     bool [steps, b], is True. It is False where the last batch is filled up, with the epoch's first images again.
     Without a key, or without `shuffle`, the order is the dataset's. With a `mesh` every batch is sharded over its
-    devices, and padded if they do not divide `batch_size`.
+    devices, and padded with its own first images if they do not divide `batch_size`.
 
     >>> indices, mask = epoch_indices(jax.random.key(0), 0, 26, 6)
     >>> indices.shape, mask.sum(axis=1).tolist()

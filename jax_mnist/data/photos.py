@@ -11,7 +11,7 @@ from ..files import name_parse_errors
 from .formats.image_folder import SIDE
 
 BOX = 20
-"""Side of the box, in pixels, into which a digit is scaled before it is centred by mass in SIDE x SIDE."""
+"""Side of the box, in pixels, into which a digit is scaled before it is centered by mass in SIDE x SIDE."""
 
 _WORKING_SIDE = 400
 _MAX_PIXELS = 64_000_000  # of four bytes, in three copies while the picture is scaled down: 768 MB
@@ -20,9 +20,9 @@ _MAX_PIXELS = 64_000_000  # of four bytes, in three copies while the picture is 
 def read_photo(path: str | Path) -> UInt8[np.ndarray, "28 28"]:
     """Read a photo or drawing of a digit, preprocessed as MNIST's images were.
 
-    The file is a PNG or JPEG of any size, grey, colour or partly transparent, dark on light or light on dark, on
+    The file is a PNG or JPEG of any size, gray, color or partly transparent, dark on light or light on dark, on
     unevenly lit paper. Returns uint8 [28, 28], light on dark in 0..255: the digit is scaled into 20x20 pixels, keeping
-    its aspect ratio, and centred by mass. Raises FileNotFoundError if the file does not exist, and ValueError, naming
+    its aspect ratio, and centered by mass. Raises FileNotFoundError if the file does not exist, and ValueError, naming
     the file, if it is not a PNG or JPEG, is too large, or shows no digit.
 
     >>> import tempfile
@@ -41,7 +41,7 @@ def read_photo(path: str | Path) -> UInt8[np.ndarray, "28 28"]:
 
 
 def _read_grey(path: Path) -> Float[np.ndarray, "h w"]:
-    """Read a picture upright, on white, grey in [0, 1], with at most _WORKING_SIDE pixels per side."""
+    """Read a picture upright, on white, gray in [0, 1], with at most _WORKING_SIDE pixels per side."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected a PNG or JPEG")
     with name_parse_errors(path, "PNG or JPEG"):
@@ -109,7 +109,7 @@ def _remove_specks(strokes: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
 
 def _to_mnist_format(ink: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "28 28"]:
-    """Crop to the ink, scale into BOX x BOX and centre by mass in SIDE x SIDE."""
+    """Crop to the ink, scale into BOX x BOX and center by mass in SIDE x SIDE."""
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     digit = Image.fromarray(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32))
     scale = BOX / max(digit.size)
@@ -117,6 +117,6 @@ def _to_mnist_format(ink: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "28 28"
     small = np.clip(np.asarray(digit.resize(size, Image.Resampling.BICUBIC)), 0, 1)
     canvas = np.zeros((2 * SIDE, 2 * SIDE), np.float32)
     canvas[: small.shape[0], : small.shape[1]] = small
-    # The average centre of mass in MNIST is at pixel 14.0 of 0..27 on both axes, not 13.5; shifts are whole pixels.
+    # The average center of mass in MNIST is at pixel 14.0 of 0..27 on both axes, not 13.5; shifts are whole pixels.
     shift = np.round(SIDE / 2 - np.array(ndimage.center_of_mass(canvas)))
     return np.round(255 * ndimage.shift(canvas, shift, order=0)[:SIDE, :SIDE]).astype(np.uint8)

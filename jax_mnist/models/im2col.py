@@ -10,7 +10,7 @@ gradients:
     d loss/dkernel              = (patches of x)^T                        @ dy
 
 The patches hold each pixel up to kh*kw times. They are therefore built for a few images at a time and used while they
-are in the cache. If a patch is small, as in a first layer with one channel, `block` neighbouring outputs share one
+are in the cache. If a patch is small, as in a first layer with one channel, `block` neighboring outputs share one
 wider patch, which copies less and makes the product larger.
 """
 
@@ -97,7 +97,7 @@ def _input_gradient(window: Window, x: Array, kernel: Array, dy: Array) -> Array
 
 
 def _patches(window: Window, block: int, x: Array, kernel: Array) -> Array:
-    """Return the im2col matrix, one patch per `block` neighbouring outputs: [b, oh, ow / block, kh * columns * i]."""
+    """Return the im2col matrix, one patch per `block` neighboring outputs: [b, oh, ow / block, kh * columns * i]."""
     (b, h, w, i), (kh, kw, *_), ((top, bottom), (left, _)) = x.shape, kernel.shape, window.pads
     oh, ow = window.outputs(x, kernel)
     step, columns, groups = block * window.stride, (block - 1) * window.stride + kw, ow // block

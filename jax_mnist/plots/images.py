@@ -47,6 +47,8 @@ def digits(
 
 
 def _grid(count: int, columns: int) -> np.ndarray:
+    if count < 1:
+        raise ValueError("images must be [n, h, w] with one image or more, got 0 images")
     columns = min(count, columns)
     rows = -(-count // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, 1.6 * rows), squeeze=False)

@@ -48,7 +48,9 @@ def growth(groups: Mapping[str, tuple[str, Sequence[int], Sequence[Sequence[floa
     """
     columns = min(len(groups), 2)
     rows = -(-len(groups) // columns)
-    _, axes = plt.subplots(rows, columns, squeeze=False, figsize=(4 * columns, 3 * rows), layout="constrained")
+    figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=(4 * columns, 3 * rows), layout="constrained")
+    for unused in axes.flat[len(groups) :]:
+        figure.delaxes(unused)
     for ax, (title, (name, values, times)) in zip(axes.flat, groups.items(), strict=False):
         medians = [np.median(runs) for runs in times]
         all_times = np.concatenate(times)
@@ -61,4 +63,4 @@ def growth(groups: Mapping[str, tuple[str, Sequence[int], Sequence[Sequence[floa
         ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         ax.minorticks_off()
         ax.set_title(title, fontsize=9, loc="left")
-    return axes.flat[:]
+    return axes.flat[: len(groups)]

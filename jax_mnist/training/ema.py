@@ -29,9 +29,10 @@ def with_ema(optimizer: optax.GradientTransformation, decay: float) -> optax.Gra
     is over the steps taken so far, without the initial parameters. The optimizer's own updates do not change.
 
     The average is that of the parameters that the training step returns. An optimizer does not know those, since
-    transformations may follow it, so `train_step` and `train_epoch` update the average and not this optimizer. It
-    therefore works anywhere: in `optax.chain`, in `optax.multi_transform` (where it averages its own parameters),
-    around a line search. `evaluation_params` returns the average. Raises ValueError if `decay` is outside (0, 1).
+    transformations may follow it, so the average is updated by `train_step` and `train_epoch` and not by this
+    optimizer; a loop around optax's own `update` leaves it unchanged. It therefore works anywhere: in `optax.chain`, in
+    `optax.multi_transform` (where it averages its own parameters), around a line search. `evaluation_params` returns
+    the average. Raises ValueError if `decay` is outside (0, 1).
 
     >>> from jax_mnist import Learner, fit, linear, load, mnist_loss
     >>> learner = Learner(linear(), mnist_loss, with_ema(optax.sgd(1.0), decay=0.99))

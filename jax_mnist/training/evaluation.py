@@ -23,9 +23,10 @@ def evaluate(
 ) -> Metrics:
     """Return the mean loss and the accuracy over a dataset, with every image counted once.
 
-    Only the learner's model and loss are used. The result does not depend on `batch_size`, except for rounding. With a
-    `mesh`, such as `data_mesh()`, every batch is sharded over its devices. Returns Metrics(loss float, accuracy float
-    in [0, 1], count int), each an array []. Raises ValueError if model, dataset and loss do not fit together.
+    Only the learner's model and loss are used. `params` are those to evaluate, of a TrainState
+    `evaluation_params(state)`. The result does not depend on `batch_size`, except for rounding. With a `mesh`, such as
+    `data_mesh()`, every batch is sharded over its devices. Returns Metrics(loss float, accuracy float in [0, 1], count
+    int), each an array []. Raises ValueError if model, dataset and loss do not fit together.
 
     >>> import optax
     >>> from jax_mnist import linear, load, mnist_loss

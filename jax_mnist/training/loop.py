@@ -18,7 +18,7 @@ from .evaluation import check_model_and_data, evaluate_params
 from .mesh import replicate
 from .optimizers import init_optimizer, update_optimizer
 
-_STEP_KEYS = 2**32 - 1  # a sentinel epoch: folded into the state's key, it gives a key stream apart from shuffling
+_STEP_KEY_EPOCH = 2**32 - 1  # a sentinel epoch: folded into the state's key, it gives a key stream apart from shuffling
 
 
 def init_state(key: PRNGKeyArray, learner: Learner) -> TrainState:
@@ -51,8 +51,9 @@ def train_step(learner: Learner) -> Callable[..., tuple[TrainState, Float[Array,
 
     The loss is the mean over the batch before the step, without padding. The step needs a key, another one each time,
     if the learner augments or its model has an `apply_train`; without it the step raises ValueError. It compiles once
-    for each batch size. `train_epoch` scans this step over an epoch; the step itself takes batches from any iterator,
-    which is how data larger than memory trains, here with grain:
+    for each batch size. The state's epoch and key stay as they are, so a later `fit` counts no epoch for these steps.
+    `train_epoch` scans this step over an epoch; the step itself takes batches from any iterator, which is how data
+    larger than memory trains, here with grain:
 
     >>> import grain
     >>> from jax_mnist import linear, load, make_batch, mnist_loss
@@ -131,7 +132,7 @@ def step_inputs(learner: Learner, state: TrainState, count: int, mesh: Mesh | No
     steps = len(indices)
     keys = None
     if _needs_key(learner):
-        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, _STEP_KEYS), state.epoch), steps)
+        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, _STEP_KEY_EPOCH), state.epoch), steps)
     # Counted here and not in the step, where counting a sharded mask would need an all-reduce of its own.
     counts = jnp.minimum(count - jnp.arange(steps) * learner.batch_size, learner.batch_size)
     return StepInputs(indices, mask, counts, keys)
@@ -180,9 +181,10 @@ def fit_epochs(
     """Train and yield (TrainState, EpochRecord) after every epoch, so that a plain `for` can show, save and stop.
 
     `epochs` is the total: with a `state` to go on from, the epochs that it has finished are counted in, and `key` is
-    not used and may be None. If they are equal nothing is yielded. The record is that of `evaluation_params(state)`.
-    With a `mesh`, such as `data_mesh()`, every batch is sharded over its devices and the states are replicated; the
-    results are the same up to rounding. The same key gives the same bits on the same machine. Compilation happens
+    not used and may be None. If the state has finished all of them, nothing is yielded. The record is that of
+    `evaluation_params(state)`. With a `mesh`, such as `data_mesh()`, every batch is sharded over its devices and the
+    states are replicated; the results are the same up to rounding, if the devices divide the batches of a model with
+    batch statistics. The same key gives the same bits on the same machine. Compilation happens
     before the first epoch and is not part of any record's seconds. Raises ValueError, at the call, if model, data,
     loss and optimizer do not fit together, or if the state has finished more than `epochs`.
 
@@ -205,6 +207,7 @@ def _epochs(
     learner: Learner, state: TrainState, splits: Splits, epochs: int, mesh: Mesh | None
 ) -> Iterator[tuple[TrainState, EpochRecord]]:
     evaluated = learner.model, learner.loss_fn
+    # Compile before the clock starts; the calls below find these programs in JAX's cache.
     train_epoch.lower(learner, state, splits.train, mesh=mesh).compile()
     evaluate_params.lower(*evaluated, evaluation_params(state), splits.valid, mesh=mesh).compile()
     while state.epoch < epochs:
@@ -228,7 +231,7 @@ def fit(
     """Train for `epochs` epochs: the chapter's `Learner.fit`.
 
     The arguments are those of `fit_epochs`, which this loop runs to its end. Returns the last state and the History of
-    the epochs trained here, an array [epochs] for each column. No array of the caller's is deleted. Raises ValueError
+    the epochs trained here, an array [epochs] for each column. The caller's arrays are not donated. Raises ValueError
     if model, data, loss and optimizer do not fit together, or if the state has finished `epochs` already.
 
     >>> from jax_mnist import load, mlp, mnist_loss

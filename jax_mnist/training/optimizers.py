@@ -88,8 +88,9 @@ def last_transformation(opt_state: Any) -> Any:
 def set_learning_rate(opt_state: Any, learning_rate: Any) -> Any:
     """Return the optimizer's state with another learning rate, which `optax.inject_hyperparams` keeps in it.
 
-    A schedule is scaled by its peak: `make` builds it from the learning rate. Raises ValueError, with the line to
-    write, if the state has no learning rate, more than one, or one that a schedule overwrites at each step.
+    For a schedule, the number is its peak: `make` in `optax.inject_hyperparams(make)` builds the schedule from it.
+    Raises ValueError, with the line to write, if the state has no learning rate, more than one, or one that a schedule
+    overwrites at each step.
 
     >>> state = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1).init(jnp.zeros(2))
     >>> set_learning_rate(state, 0.5).hyperparams["learning_rate"]

@@ -1,5 +1,6 @@
 """Sweeps: one learner trained from many seeds or at many learning rates, as one vmapped program."""
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -59,7 +60,8 @@ def fit_many(
     same_order = same_order or keys.ndim == 0
     keys, rates = _broadcast_members(keys, learning_rates)
     first_key = jax.random.clone(keys)[0]
-    check_learner(learner, jax.eval_shape(lambda key: _init_member(key, learner, 1.0, rates), first_key), splits)
+    init_member = functools.partial(_init_member, learner)
+    check_learner(learner, jax.eval_shape(init_member, first_key, None if rates is None else rates[0]), splits)
     splits = replicate(splits, mesh)
     chunk = (32 if same_order else 4) if chunk is None else chunk
     states, histories = [], []
@@ -105,15 +107,15 @@ def _chunk_indices(count: int, chunk: int, devices: int = 1) -> Int[np.ndarray, 
 @jax.jit(static_argnames=("learner", "same_order"))
 def init_many(keys: Array, rates: Any, first_key: Array, *, learner: Learner, same_order: bool) -> TrainState:
     """Return the members' states before the first epoch, stacked; with `same_order` all order images by `first_key`."""
-    states = jax.vmap(lambda key, rate: _init_member(key, learner, rate, rates))(keys, rates)
+    states = jax.vmap(functools.partial(_init_member, learner))(keys, rates)
     if same_order:
         states = states._replace(key=jnp.broadcast_to(init_state(first_key, learner).key, states.key.shape))
     return states
 
 
-def _init_member(key: Array, learner: Learner, rate: Any, rates: Any) -> TrainState:
+def _init_member(learner: Learner, key: Array, rate: Any) -> TrainState:
     state = init_state(key, learner)
-    return state if rates is None else state._replace(opt_state=set_learning_rate(state.opt_state, rate))
+    return state if rate is None else state._replace(opt_state=set_learning_rate(state.opt_state, rate))
 
 
 @jax.jit(static_argnames=("learner", "same_order"))

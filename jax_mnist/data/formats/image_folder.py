@@ -39,7 +39,7 @@ def read_folder(path: Path) -> Splits:
 
     Returns Splits of Dataset(images uint8 [n, 28, 28], labels int32 [n]). Raises FileNotFoundError if a part is
     missing, and ValueError, naming the file or folder, if a class has no images, the validation images have a class
-    that the training images lack, or an image is not a grey PNG of 28x28.
+    that the training images lack, or an image is not a gray or RGB PNG of 28x28.
     """
     classes = class_folders(path)
     return Splits(*(_read_part(_find_part(path, names), classes) for names in (_TRAIN, _VALID)))
@@ -113,6 +113,6 @@ def _read_png(path: Path) -> np.ndarray:
     if (width, height) != (SIDE, SIDE):
         raise ValueError(f"{path}: image must be {SIDE}x{SIDE} pixels, got {width}x{height}")
     if mode not in ("L", "RGB"):
-        raise ValueError(f"{path}: image mode must be 8-bit grey (L) or RGB, got {mode}")
+        raise ValueError(f"{path}: image mode must be 8-bit gray (L) or RGB, got {mode}")
     with name_parse_errors(path, "PNG"), Image.open(path, formats=["PNG"]) as image:
         return np.asarray(image.convert("L"), np.uint8)

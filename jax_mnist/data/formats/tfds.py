@@ -21,7 +21,7 @@ _CHUNK = 4096
 
 
 def read_tfds(name: str, data_dir: str | Path | None = None) -> Splits:
-    """Read a grey image-classification dataset that TFDS has prepared on this machine, in its stored order.
+    """Read a gray image-classification dataset that TFDS has prepared on this machine, in its stored order.
 
     `name` is TFDS's name ("mnist", "emnist/letters"). `data_dir` defaults to TFDS's: the environment variable
     TFDS_DATA_DIR, else ~/tensorflow_datasets. Returns the splits "train" and "test" ("validation" if there is no
