@@ -118,7 +118,7 @@ def _step_by_step(task: Task) -> Side:
 
 def _places(task: Task) -> Iterator[tuple[np.ndarray, Any]]:
     count = len(task.splits.train)
-    indices, mask = epoch_indices(jax.random.key(task.seed), 0, count, task.batch_size, task.shuffle)
+    indices, mask = epoch_indices(jax.random.key(task.seed) if task.shuffle else None, 0, count, task.batch_size)
     yield from zip(np.asarray(indices), np.asarray(mask), strict=True)
 
 

@@ -59,21 +59,20 @@ def epoch_indices(
     epoch: Integer[ArrayLike, ""] | int,
     count: int,
     batch_size: int,
-    shuffle: bool = True,
     mesh: Mesh | None = None,
 ) -> tuple[Int[Array, "steps b"], Bool[Array, "steps b"]]:
     """Return the image indices of an epoch's batches and their mask, a function of (key, epoch) only.
 
     `count` is the number of images. Returns int32 [steps, b] with each index 0..count-1 exactly once where the mask,
     bool [steps, b], is True. It is False where the last batch is filled up, with the epoch's first images again.
-    Without a key, or without `shuffle`, the order is the dataset's. With a `mesh` every batch is sharded over its
+    Without a key the order is the dataset's. With a `mesh` every batch is sharded over its
     devices, and padded with its own first images if they do not divide `batch_size`.
 
     >>> indices, mask = epoch_indices(jax.random.key(0), 0, 26, 6)
     >>> indices.shape, mask.sum(axis=1).tolist()
     ((5, 6), [6, 6, 6, 6, 2])
     """
-    order = jnp.arange(count) if key is None or not shuffle else random_order(jax.random.fold_in(key, epoch), count)
+    order = jnp.arange(count) if key is None else random_order(jax.random.fold_in(key, epoch), count)
     steps = -(-count // batch_size)
     shape = (steps, batch_size)
     indices = jnp.resize(order, shape).astype(jnp.int32)
@@ -114,7 +113,7 @@ def map_batches(function: Callable[[Batch], Any], dataset: Dataset, batch_size: 
     """
     check_batch_size(batch_size)
     if mesh is not None:
-        batch_size += -batch_size % mesh.size
+        batch_size += -batch_size % mesh.size  # so that no padding lies between the rows
     batch_indices = epoch_indices(None, 0, len(dataset), batch_size, mesh=mesh)
     with use_mesh(mesh):
         results = jax.lax.map(lambda indices: function(take_batch(dataset, *indices)), batch_indices)

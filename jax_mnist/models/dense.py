@@ -11,8 +11,9 @@ from ..types import Model
 def mlp(sizes: Sequence[int], std: float | None = None) -> Model:
     """Return a chain of linear layers with ReLUs between them: the chapter's `simple_net` is `mlp((784, 30, 1))`.
 
-    `sizes` and `std` are those of `init_params`; by default it is initialized as PyTorch's `nn.Linear`. The same
-    arguments return the same Model, so that it compiles once. Raises ValueError if the sizes make no layer.
+    `sizes` and `std` are those of `init_params`, except that `std` is None by default, which initializes the layers as
+    PyTorch's `nn.Linear`. The same arguments return the same Model, so that it compiles once. Raises ValueError if the
+    sizes make no layer.
 
     >>> import jax
     >>> [layer.bias.shape for layer in mlp((784, 30, 10)).init(jax.random.key(0))]

@@ -228,7 +228,7 @@ def fit(
     state: TrainState | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, History]:
-    """Train for `epochs` epochs: the chapter's `Learner.fit`.
+    """Train until `epochs` epochs are finished: the chapter's `Learner.fit`.
 
     The arguments are those of `fit_epochs`, which this loop runs to its end. Returns the last state and the History of
     the epochs trained here, an array [epochs] for each column. The caller's arrays are not donated. Raises ValueError
