@@ -12,7 +12,7 @@ def close():
     plt.close("all")
 
 
-def test_each_draws_on_the_axes_it_is_given():
+def test_plots_draw_on_the_given_axes():
     history = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
     draw = [
         lambda ax: plots.digit(np.eye(28), "one", ax),
@@ -31,7 +31,7 @@ def test_each_draws_on_the_axes_it_is_given():
     plt.gcf().canvas.draw()
 
 
-def test_the_pixel_table_shows_every_number():
+def test_pixel_table_shows_every_value():
     table = plots.pixel_table(np.array([[0, 7, 255], [30, 40, 50]]))
     assert [text.get_text() for text in table.texts] == ["0", "7", "255", "30", "40", "50"]
     assert [text.get_position() for text in table.texts[:4]] == [(0, 0), (1, 0), (2, 0), (0, 1)]
@@ -48,7 +48,7 @@ def test_signed_values_are_red_above_zero_and_blue_below():
     assert first.get_clim() == second.get_clim() == (-4, 4)
 
 
-def test_the_tangent_touches_with_the_slope():
+def test_tangent_has_the_slope_of_the_function():
     ax = plots.tangent(lambda x: x**2, at=-1.0)
     curve, line, point = ax.lines
     np.testing.assert_allclose(curve.get_ydata(), np.square(curve.get_xdata()), rtol=1e-5)
@@ -57,7 +57,7 @@ def test_the_tangent_touches_with_the_slope():
     assert point.get_data() == ([-1.0], [1.0])
 
 
-def test_curves_show_the_columns():
+def test_curves_show_the_columns_of_the_history():
     history = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
     ax = plots.curves(history)
     train, valid = ax.lines
@@ -66,24 +66,24 @@ def test_curves_show_the_columns():
         np.testing.assert_array_equal(line.get_ydata(), column)
 
 
-def test_the_parabola_step_by_step():
+def test_parabola_plots_each_fit():
     time = np.arange(5.0)
     axes = plots.parabola(time, time**2, [time, time**2], ["0", "1"])
     assert [ax.get_title() for ax in axes] == ["0", "1"]
     np.testing.assert_array_equal(axes[1].lines[0].get_ydata(), time**2)
 
 
-def test_a_grid_has_one_picture_a_digit():
+def test_grid_has_one_axes_per_digit():
     axes = plots.digits(np.zeros((13, 28, 28)), columns=5)
     assert len(axes) == len(axes[0].figure.axes) == 13
 
 
-def test_mistakes_are_red_and_say_what_was_right():
+def test_prediction_errors_are_red_and_name_the_expected_class():
     axes = plots.predictions(np.zeros((2, 28, 28)), ["3", "7"], ["3", "3"])
     assert [(ax.get_title(), ax.title.get_color()) for ax in axes] == [("3", "black"), ("7, not 3", "#d62728")]
 
 
-def test_a_sweep_shows_means_and_deviations():
+def test_sweep_shows_means_and_standard_deviations():
     values = np.array([[0.9, 0.92], [0.95, 0.97], [0.5, 0.9]])
     ax = plots.sweep([0.01, 0.1, 1.0], {"30 hidden": values, "one seed": values[:, :1]})
     for name, shown in {"30 hidden": values.mean(axis=1), "one seed": values[:, 0]}.items():
@@ -95,30 +95,30 @@ def test_a_sweep_shows_means_and_deviations():
     assert none.lines[2] == ()
 
 
-def test_the_confusion_matrix_shows_every_number_and_shades_mistakes_alone():
+def test_confusion_matrix_shows_every_count_and_shades_only_errors():
     ax = plots.confusion_matrix(np.array([[1234, 10, 0], [0, 0, 0], [5, 0, 95]]), ["a", "b", "c"])
     assert [text.get_text() for text in ax.texts] == ["1,234", "10", "0", "0", "0", "0", "5", "0", "95"]
-    shares = ax.images[0].get_array().filled(0)
-    np.testing.assert_allclose(shares, [[0, 10 / 1244, 0], [0, 0, 0], [0.05, 0, 0]])
+    fractions = ax.images[0].get_array().filled(0)
+    np.testing.assert_allclose(fractions, [[0, 10 / 1244, 0], [0, 0, 0], [0.05, 0, 0]])
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b", "c"]
 
 
-def test_the_reliability_diagram_has_a_bar_for_each_filled_bin():
+def test_reliability_diagram_has_a_bar_for_each_filled_bin():
     logits = np.array([[0.1], [3.0], [-3.0], [3.0]], np.float32)
     ax = plots.reliability(calibration(logits, np.array([1, 1, 1, 1]), bins=4))
     assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(0.5, 0.25), (0.75, 0.25)]
     np.testing.assert_allclose([bar.get_height() for bar in ax.patches], [1, 2 / 3])
 
 
-def test_norms_that_are_all_zero_draw_a_flat_line():
+def test_zero_gradient_norms_plot_a_flat_line():
     assert plots.gradient_norms(np.zeros(4)).lines[0].get_ydata().tolist() == [0] * 5
 
 
-def test_timings_have_a_bar_at_the_median_and_say_it_beside_the_picture():
-    ways = {"ours": [0.1, 0.2, 0.9], "theirs": [1000.0, 3000.0]}
-    (ax,) = plots.timings({"an epoch": ways})
+def test_timings_have_a_bar_at_the_median_and_a_label_outside_the_axes():
+    alternatives = {"ours": [0.1, 0.2, 0.9], "theirs": [1000.0, 3000.0]}
+    (ax,) = plots.timings({"an epoch": alternatives})
     assert [bar.get_width() for bar in ax.patches] == [0.2, 2000]
-    assert [list(line.get_xdata()) for line in ax.lines] == list(ways.values())
+    assert [list(line.get_xdata()) for line in ax.lines] == list(alternatives.values())
     assert [text.get_text() for text in ax.texts] == ["median 0.2", "median 2,000"]
     ax.figure.canvas.draw()
     axes, figure = ax.get_window_extent(), ax.figure.bbox
