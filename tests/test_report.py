@@ -8,37 +8,39 @@ from html.parser import HTMLParser
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+import optax
 import pytest
 
-from jax_mnist import History, Splits, examine, flax_mlp, linear, mnist_loss, softmax_cross_entropy
+from jax_mnist import History, Learner, Splits, flax_mlp, interpret, linear, mnist_loss, softmax_cross_entropy
 from jax_mnist.analysis.report import as_figures, write_report
 
 HISTORY = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
 
 
 @pytest.fixture(scope="module")
-def found(sample):
-    """An untrained model's findings for a few images whose classes have awkward names."""
+def reported(sample):
+    """Return the arguments of a report on an untrained model; the class names need escaping in HTML."""
     splits = Splits(*(part[::40] for part in sample))
-    model = linear()
-    return examine(model, model.init(jax.random.key(0)), splits, mnist_loss, examples=6), splits, ("<7>", "3 & 3")
+    learner = Learner(linear(), mnist_loss, optax.sgd(0.1))
+    interpretation = interpret(learner, learner.model.init(jax.random.key(0)), splits, examples=6)
+    return interpretation, splits, ("<7>", "3 & 3")
 
 
 @pytest.fixture(scope="module")
-def page(found, tmp_path_factory):
+def page(reported, tmp_path_factory):
     directory = tmp_path_factory.mktemp("report") / "new" / "directory"
-    return write_report(directory, *found, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
+    return write_report(directory, *reported, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
 
 
-def test_the_same_findings_are_the_same_page_and_leave_no_figure(found, page, tmp_path):
+def test_report_is_deterministic_and_closes_its_figures(reported, page, tmp_path):
     before = plt.get_fignums()
-    again = write_report(tmp_path, *found, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
+    again = write_report(tmp_path, *reported, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
     assert again.read_bytes() == page.read_bytes()
     assert plt.get_fignums() == before
 
 
 class Page(HTMLParser):
-    """The page's elements, its text, and whether every element that is opened is closed in its order."""
+    """The elements and the text of a page; `open` holds the elements that are still open."""
 
     def __init__(self, text):
         super().__init__()
@@ -58,7 +60,7 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_the_page_is_well_formed_and_needs_nothing_else(page):
+def test_page_is_well_formed_and_self_contained(page):
     parsed = Page(page.read_text())
     assert parsed.open == []
     assert not {tag for tag, _ in parsed.elements} & {"script", "iframe", "object"}
@@ -69,7 +71,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(page):
     assert sorted(file.name for file in page.parent.iterdir()) == ["report.html", "report.json"]
 
 
-def test_every_picture_has_an_alternative_and_every_table_headings(page):
+def test_pictures_have_alt_texts_and_tables_have_headings(page):
     elements = Page(page.read_text()).elements
     pictures = [attributes for tag, attributes in elements if tag == "img"]
     assert len(pictures) == 4 + 3 * 6
@@ -80,33 +82,33 @@ def test_every_picture_has_an_alternative_and_every_table_headings(page):
     assert [tag for tag in tags if tag in ("h1", "h2")] == ["h1", *["h2"] * 6]
 
 
-def test_names_are_text_and_not_markup(page):
+def test_names_are_escaped(page):
     words = "\n".join(Page(page.read_text()).words)
     for name in ('A "linear" <model>', "<0.1>", "<7>", "3 & 3"):
         assert name in words
 
 
-def test_page_and_json_say_the_same(page, found):
-    findings, splits, classes = found
+def test_page_and_json_have_the_same_numbers(page, reported):
+    interpretation, splits, classes = reported
     figures = json.loads((page.parent / "report.json").read_text())
-    assert figures == as_figures(findings, classes)
+    assert figures == as_figures(interpretation, classes)
     assert np.sum(figures["confusion_matrix"]) == figures["count"] == len(splits.valid)
     assert figures["correct"] == round(figures["accuracy"] * figures["count"])
     assert sum(bin["count"] for bin in figures["calibration"]) == figures["count"]
     words = " ".join(Page(page.read_text()).words)
     for shown in (f"{figures['accuracy']:.4f}", f"{figures['loss']:.4f}", f"{figures['per_class'][1]['recall']:.4f}"):
         assert shown in words
-    for name, value in (("top_losses", "loss"), ("teach_most", "gradient_norm")):
+    for name, value in (("top_losses", "loss"), ("largest_gradients", "gradient_norm")):
         assert [example[value] for example in figures[name]] == sorted(
             (example[value] for example in figures[name]), reverse=True
         )
-        assert f"#{figures[name][0]['place']}" in words
+        assert f"#{figures[name][0]['index']}" in words
 
 
-def test_what_is_no_number_is_null(tiny):
-    model = flax_mlp((784, 3))
-    findings = examine(model, model.init(jax.random.key(0)), tiny, softmax_cross_entropy, examples=2)
-    figures = as_figures(findings, "abc")
+def test_non_finite_numbers_are_null_in_json(tiny):
+    learner = Learner(flax_mlp((784, 3)), softmax_cross_entropy, optax.sgd(0.1))
+    interpretation = interpret(learner, learner.model.init(jax.random.key(0)), tiny, examples=2)
+    figures = as_figures(interpretation, "abc")
     assert figures["per_class"][2]["recall"] is None  # tiny has two classes
     json.dumps(figures, allow_nan=False)
 
@@ -114,7 +116,7 @@ def test_what_is_no_number_is_null(tiny):
 def chromium():
     name = next((name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)), None)
     if name is None:
-        pytest.skip("no Chromium here to open the page in")
+        pytest.skip("Chromium is not installed")
     return name
 
 
@@ -129,8 +131,8 @@ addEventListener("load", () => { document.title = JSON.stringify({
 
 
 @pytest.mark.parametrize("width", [1200, 500])
-def test_it_opens_in_a_browser_without_a_network(page, tmp_path, width):
-    """All pictures are drawn, nothing is fetched, nothing is wider than the window."""
+def test_browser_shows_the_page_without_a_network(page, tmp_path, width):
+    """Check that all pictures are drawn, nothing is fetched, and nothing is wider than the window."""
     (tmp_path / "probed.html").write_text(page.read_text().replace("</body>", PROBE))
     options = ["--headless", "--disable-gpu", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND"]
     options += ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []
