@@ -1,6 +1,5 @@
-"""A headless Chromium, driven through a pipe by its DevTools protocol: real input events, no package needed."""
+"""A headless Chromium, controlled through a pipe by its DevTools protocol: real input events, no extra package."""
 
-import base64
 import contextlib
 import itertools
 import json
@@ -12,10 +11,10 @@ PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 
 class Browser:
-    """One page. `send` is any DevTools command; the rest are those that the tests use."""
+    """One page; `send` sends any DevTools command, and the other methods those that the tests use."""
 
     def __init__(self, requests, replies):
-        self.requests, self.replies, self.numbers, self.session = requests, replies, itertools.count(1), None
+        self.requests, self.replies, self.ids, self.session = requests, replies, itertools.count(1), None
         self.events = []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -23,13 +22,13 @@ class Browser:
             self.send(f"{domain}.enable")
 
     def send(self, method, **params):
-        number = next(self.numbers)
-        message = {"id": number, "method": method, "params": params}
+        message_id = next(self.ids)
+        message = {"id": message_id, "method": method, "params": params}
         if self.session:
             message["sessionId"] = self.session
         self.requests.write(json.dumps(message).encode() + b"\0")
         self.requests.flush()
-        while (reply := self.receive()).get("id") != number:
+        while (reply := self.receive()).get("id") != message_id:
             self.events.append(reply)
         if "error" in reply:
             raise RuntimeError(f"{method}: {reply['error']}")
@@ -44,7 +43,7 @@ class Browser:
         return json.loads(message)
 
     def open(self, path, width=1000, height=800, mobile=False):
-        """Show a file in a window of so many CSS pixels, as a phone would where `mobile`."""
+        """Open a file in a window of this size in CSS pixels, with a phone's screen and touch if `mobile`."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 2 if mobile else 1}
         self.send("Emulation.setDeviceMetricsOverride", **screen, mobile=mobile)
         self.send("Emulation.setTouchEmulationEnabled", enabled=mobile)
@@ -54,7 +53,7 @@ class Browser:
             self.events.append(self.receive())
 
     def run(self, script):
-        """The value of a JavaScript expression, awaited."""
+        """Return the value of a JavaScript expression, awaited if it is a promise."""
         result = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in result:
             raise RuntimeError(result["exceptionDetails"])
@@ -76,10 +75,6 @@ class Browser:
             self.send("Input.dispatchKeyEvent", type="keyDown", **names, **text)
             self.send("Input.dispatchKeyEvent", type="keyUp", **names)
 
-    def screenshot(self, path):
-        picture = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
-        path.write_bytes(base64.b64decode(picture))
-
 
 KEYS = {"Tab": 9, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Delete": 46}
 
@@ -90,20 +85,20 @@ def _press_move_release(points, press, move, release):
 
 @contextlib.contextmanager
 def browser(profile):
-    """A Chromium for the time of the block; `profile` is a directory of its own."""
-    from_us, requests = os.pipe()
-    replies, to_us = os.pipe()
-    # It reads from descriptor 3 and writes to 4; bash puts ours there.
-    command = f'exec "$@" 3<&{from_us} 4>&{to_us}'
+    """Yield a Browser that runs until the block ends; `profile` is a new directory for its files."""
+    chromium_input, requests = os.pipe()
+    replies, chromium_output = os.pipe()
+    # Chromium reads commands from descriptor 3 and writes replies to 4; bash redirects our pipes there.
+    command = f'exec "$@" 3<&{chromium_input} 4>&{chromium_output}'
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}"]
     process = subprocess.Popen(
         ["bash", "-c", command, "bash", PROGRAM, *options, "--remote-debugging-pipe"],
-        pass_fds=(from_us, to_us),
+        pass_fds=(chromium_input, chromium_output),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    os.close(from_us)
-    os.close(to_us)
+    os.close(chromium_input)
+    os.close(chromium_output)
     with os.fdopen(requests, "wb") as writer, os.fdopen(replies, "rb") as reader:
         try:
             yield Browser(writer, reader)
