@@ -1,4 +1,4 @@
-"""The page to draw on, in a real browser: its logits are Python's, and hands, keys and screen readers can use it."""
+"""The exported page in a real browser: its logits, and its use by mouse, touch, keyboard and screen reader."""
 
 import base64
 import json
@@ -12,8 +12,8 @@ from flax import nnx
 from PIL import Image, ImageDraw
 
 from jax_mnist import (
+    Learner,
     Model,
-    class_probabilities,
     cnn,
     export_page,
     fit,
@@ -24,10 +24,11 @@ from jax_mnist import (
     mlp,
     read_photo,
     softmax_cross_entropy,
-)  # fmt: skip
+)
 from jax_mnist.__main__ import main
+from jax_mnist.metrics import class_probabilities
 
-needs_browser = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium here to open the page")
+needs_browser = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
 TEN = tuple("0123456789")
 THREE = [(0.3, 0.25), (0.42, 0.17), (0.58, 0.17), (0.68, 0.3), (0.6, 0.44), (0.46, 0.48)]
 THREE += [(0.6, 0.52), (0.72, 0.65), (0.62, 0.8), (0.42, 0.83), (0.28, 0.74)]
@@ -41,10 +42,9 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(mnist):
-    model = flax_mlp((784, 64, 10))
-    loss, adam = softmax_cross_entropy, optax.adam(3e-3)
-    state, _ = fit(jax.random.key(0), model, mnist, epochs=3, loss_fn=loss, optimizer=adam)
-    return model, state.params
+    learner = Learner(flax_mlp((784, 64, 10)), softmax_cross_entropy, optax.adam(3e-3))
+    state, _ = fit(jax.random.key(0), learner, mnist, epochs=3)
+    return learner.model, state.params
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def page(trained, tmp_path_factory):
 
 @pytest.fixture(params=["desktop", "phone"])
 def drawing(request, chromium, page):
-    """The page with a 3 on it, by mouse or by finger."""
+    """Draw a 3 on the page, by mouse or by touch, and return the browser."""
     phone = request.param == "phone"
     chromium.open(page, *((360, 740) if phone else (1000, 800)), mobile=phone)
     (chromium.touch if phone else chromium.mouse)(inside(chromium, "paper", THREE))
@@ -64,7 +64,7 @@ def drawing(request, chromium, page):
 
 
 def inside(chromium, name, points):
-    """Points in shares of an element's size as pixels of the window."""
+    """Convert points from fractions of an element's size to pixels of the window."""
     left, top, width, height = chromium.run(
         "(({left, top, width, height}) => [left, top, width, height])"
         f"(document.getElementById('{name}').getBoundingClientRect())"
@@ -73,18 +73,18 @@ def inside(chromium, name, points):
 
 
 def shown(chromium):
-    """What the page shows once it has caught up: answer, probabilities in percent, pixels."""
+    """Return what the page shows after its next redraw: answer, probabilities in percent, pixels."""
     return chromium.run("""
         new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done([
             document.getElementById("answer").textContent,
             [...document.getElementById("probabilities").rows].map((row) => parseFloat(row.lastChild.textContent)),
             [...document.getElementById("seen").getContext("2d").getImageData(0, 0, 28, 28).data]
-                .filter((_, place) => place % 4 === 0),
+                .filter((_, index) => index % 4 === 0),
         ]))))""")
 
 
-def said(chromium, text):
-    """What a screen reader was told last: `text`, or after some seconds whatever it is instead."""
+def announced(chromium, text):
+    """Return the last text announced to screen readers, after waiting at most five seconds for `text`."""
     return chromium.run(f"""
         (async () => {{
             const status = document.getElementById("status");
@@ -107,7 +107,7 @@ MODELS = {
 
 @needs_browser
 @pytest.mark.parametrize("name", MODELS)
-def test_logits_are_pythons(chromium, tmp_path, mnist, name):
+def test_logits_and_probabilities_equal_pythons(chromium, tmp_path, mnist, name):
     make, classes = MODELS[name]
     model = make()
     params = jax.tree.map(lambda leaf: 2 * leaf + 0.01, model.init(jax.random.key(1)))
@@ -115,19 +115,21 @@ def test_logits_are_pythons(chromium, tmp_path, mnist, name):
     chromium.open(tmp_path / "page.html")
     images = mnist.valid.images[:100].reshape(100, 784)
     found = chromium.run(f"""({json.dumps(images.tolist())}).map((pixels) => {{
-        const found = logits(pixels);
-        return [[...found], probabilities(found)];
+        const values = logits(pixels);
+        return [[...values], probabilities(values)];
     }})""")
     logits = model.apply(params, make_batch(mnist.valid.images[:100], mnist.valid.labels[:100]).x)
-    np.testing.assert_allclose([of_image for of_image, _ in found], logits, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose([shares for _, shares in found], class_probabilities(logits), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose([found_logits for found_logits, _ in found], logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        [found_probabilities for _, found_probabilities in found], class_probabilities(logits), rtol=1e-5, atol=1e-5
+    )
     assert chromium.run("classes") == list(classes)
     pictures = chromium.run("document.querySelectorAll('#weights canvas').length")
     assert pictures == {"linear": 1, "no bias": 3}.get(name, 0)
 
 
 @needs_browser
-def test_a_drawing_is_prepared_as_a_photo(chromium, page, tmp_path):
+def test_drawing_is_preprocessed_like_a_photo(chromium, page, tmp_path):
     chromium.open(page)
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -145,14 +147,14 @@ def test_a_drawing_is_prepared_as_a_photo(chromium, page, tmp_path):
 
 
 @needs_browser
-def test_a_drawing_is_read(drawing, trained, tmp_path):
+def test_drawing_is_classified(drawing, trained, tmp_path):
     answer, percents, pixels = shown(drawing)
     assert answer == "3"
     model, params = trained
     logits = model.apply(params, jax.numpy.array([pixels]) / 255)
     np.testing.assert_allclose(percents, 100 * class_probabilities(logits)[0], atol=0.051)  # one decimal is shown
-    reading = f"3, {max(percents):.1f}%"
-    assert said(drawing, reading) == reading
+    announcement = f"3, {max(percents):.1f}%"
+    assert announced(drawing, announcement) == announcement
     picture = drawing.run("""(() => {
         ink.globalCompositeOperation = "destination-over";
         ink.fillStyle = "white";
@@ -161,11 +163,11 @@ def test_a_drawing_is_read(drawing, trained, tmp_path):
     })()""")
     (tmp_path / "drawing.png").write_bytes(base64.b64decode(picture.partition(",")[2]))
     photo = read_photo(tmp_path / "drawing.png").ravel().astype(int)
-    assert np.abs(photo - pixels).mean() < 1.5  # the ink is no pure black there
+    assert np.abs(photo - pixels).mean() < 1.5  # the ink of that picture is not pure black
 
 
 @needs_browser
-def test_probabilities_move_while_the_pen_does(chromium, page):
+def test_probabilities_update_while_drawing(chromium, page):
     chromium.open(page)
     empty = shown(chromium)
     assert empty == ["?", [None] * 10, [0] * 784]
@@ -184,7 +186,7 @@ def test_probabilities_move_while_the_pen_does(chromium, page):
 
 
 @needs_browser
-def test_keys_draw_and_clear_and_the_focus_is_seen(chromium, page):
+def test_keyboard_draws_and_clears_with_a_visible_focus(chromium, page):
     chromium.open(page)
     chromium.press("Tab")
     assert chromium.run("document.activeElement.id") == "paper"
@@ -193,19 +195,19 @@ def test_keys_draw_and_clear_and_the_focus_is_seen(chromium, page):
     chromium.press("ArrowUp", 14)
     assert shown(chromium)[0] == "?"
     chromium.press(" ")
-    assert said(chromium, "Pen down") == "Pen down"
+    assert announced(chromium, "Pen down") == "Pen down"
     chromium.press("ArrowDown", 28)
     answer, percents, pixels = shown(chromium)
     assert answer == "1"
-    reading = f"1, {max(percents):.1f}%"
-    assert said(chromium, reading) == reading
+    announcement = f"1, {max(percents):.1f}%"
+    assert announced(chromium, announcement) == announcement
     assert np.count_nonzero(np.reshape(pixels, (28, 28)).any(axis=1)) == 20
     chromium.press(" ")
     chromium.press("ArrowLeft", 10)
     assert shown(chromium)[2] == pixels
     chromium.press("Delete")
     assert shown(chromium)[0] == "?"
-    assert said(chromium, "The paper is empty") == "The paper is empty"
+    assert announced(chromium, "Drawing cleared") == "Drawing cleared"
     chromium.press(" ")
     chromium.press("Tab")
     assert (chromium.run("document.activeElement.id"), chromium.run(focused)) == ("clear", "solid")
@@ -215,13 +217,13 @@ def test_keys_draw_and_clear_and_the_focus_is_seen(chromium, page):
 
 
 @needs_browser
-def test_a_screen_reader_finds_its_way(drawing):
+def test_screen_reader_finds_every_element(drawing):
     nodes = drawing.send("Accessibility.getFullAXTree")["nodes"]
     named = {(node["role"]["value"], node.get("name", {}).get("value")): node for node in nodes if not node["ignored"]}
-    paper = named["application", "Paper to draw on"]
+    paper = named["application", "Drawing area"]
     assert "arrow keys move the pen" in paper["description"]["value"]
-    assert {("button", "Clear"), ("heading", "Draw, and the model reads"), ("table", "Probabilities")} <= named.keys()
-    assert ("image", "The 28 by 28 pixels that the model sees") in named
+    assert {("button", "Clear"), ("heading", "Draw a digit"), ("table", "Probabilities")} <= named.keys()
+    assert ("image", "Model input, 28 by 28 pixels") in named
     assert [name for role, name in named if role == "rowheader"] == list(TEN)
     status = next(node for node in nodes if node["role"]["value"] == "status")
     assert {"name": "live", "value": {"type": "token", "value": "polite"}} in status["properties"]
@@ -231,38 +233,40 @@ EVENTS = ("Network.requestWillBeSent", "Log.entryAdded", "Runtime.exceptionThrow
 
 
 @needs_browser
-def test_it_needs_no_network_fits_a_phone_and_complains_of_nothing(drawing):
+def test_page_needs_no_network_fits_a_phone_and_logs_no_errors(drawing):
     by_name = {name: [e["params"] for e in drawing.events if e.get("method") == name] for name in EVENTS}
     sent, logged, thrown = by_name.values()
     assert {request["request"]["url"].partition(":")[0] for request in sent} == {"file"}
     assert logged == thrown == []
     assert drawing.run("document.documentElement.scrollWidth <= innerWidth")
-    assert drawing.run("scrollY") == 0  # the finger has drawn, not scrolled
+    assert drawing.run("scrollY") == 0  # a touch draws and does not scroll
 
 
-REFUSED = {
-    "other logits": Model(mlp((784, 5, 1)).init, lambda params, x: jax.numpy.tanh(mlp((784, 5, 1)).apply(params, x))),
-    "for 28x28 grey pixels": mlp((100, 10)),
-    "of weights (or kernel) and bias alone": Model(lambda key: {"scale": jax.numpy.ones(3)}, lambda params, x: x),
+UNSUPPORTED = {
+    "different logits": Model(
+        mlp((784, 5, 1)).init, lambda params, x: jax.numpy.tanh(mlp((784, 5, 1)).apply(params, x))
+    ),
+    "28x28 gray pixels": mlp((100, 10)),
+    "only weights (or kernel) and bias": Model(lambda key: {"scale": jax.numpy.ones(3)}, lambda params, x: x),
     "4 layers": cnn((2, 2), (3, 3), (4,), image_shape=(32, 32, 1)),
-    "tells 2 classes apart, not 10: 0, 1,": linear(),
-    "tells 3 classes apart, not 10": linear(784, 3),
+    "2 names for this model, got 10: 0, 1,": linear(),
+    "3 names for this model, got 10": linear(784, 3),
 }
 
 
-@pytest.mark.parametrize("message", REFUSED)
-def test_what_the_page_cannot_compute_is_refused(tmp_path, message):
-    model = REFUSED[message]
-    with pytest.raises(ValueError, match=r"page|apart") as error:
+@pytest.mark.parametrize("message", UNSUPPORTED)
+def test_model_that_the_page_cannot_compute_raises(tmp_path, message):
+    model = UNSUPPORTED[message]
+    with pytest.raises(ValueError, match=r"page|classes") as error:
         export_page(tmp_path / "page.html", model, model.init(jax.random.key(0)), TEN)
     assert message in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_writes_it(tmp_path, capsys):
+def test_command_writes_the_page(tmp_path, capsys):
     assert main(["train", "--model", "linear", "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
     assert main(["export_page", str(tmp_path / "run"), str(tmp_path / "page.html")]) == 0
     size = (tmp_path / "page.html").stat().st_size
     assert f"2 classes, {size:,} bytes; written to {tmp_path / 'page.html'}" in capsys.readouterr().out
     assert main(["export_page", str(tmp_path), str(tmp_path / "page.html")]) == 2
-    assert "is no run" in capsys.readouterr().err
+    assert "no config.json" in capsys.readouterr().err
