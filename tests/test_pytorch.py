@@ -178,7 +178,7 @@ def test_state_dict_that_does_not_fit_raises_with_the_entry(change, message):
 
 
 def test_parameters_without_pytorch_equivalent_raise():
-    with pytest.raises(ValueError, match=r"norm\.scale: .*layers"):
+    with pytest.raises(ValueError, match=r"layers .* got norm\.scale"):
         to_state_dict({"norm": {"scale": np.ones(3), "bias": np.ones(3)}})
     with pytest.raises(ValueError, match=r"layer 'conv' must have weights .*, got weight \[3, 1, 2\]"):
         to_state_dict({"conv": {"kernel": np.ones((3, 1, 2))}})
