@@ -1,6 +1,5 @@
 """A headless Chromium, controlled through a pipe by the DevTools protocol: real input events, without a package."""
 
-import base64
 import contextlib
 import itertools
 import json
@@ -15,7 +14,7 @@ class Browser:
     """One page. `send` runs any DevTools command; the other methods are shortcuts for the tests."""
 
     def __init__(self, requests, replies):
-        self.requests, self.replies, self.numbers, self.session = requests, replies, itertools.count(1), None
+        self.requests, self.replies, self.ids, self.session = requests, replies, itertools.count(1), None
         self.events = []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -23,13 +22,13 @@ class Browser:
             self.send(f"{domain}.enable")
 
     def send(self, method, **params):
-        number = next(self.numbers)
-        message = {"id": number, "method": method, "params": params}
+        message_id = next(self.ids)
+        message = {"id": message_id, "method": method, "params": params}
         if self.session:
             message["sessionId"] = self.session
         self.requests.write(json.dumps(message).encode() + b"\0")
         self.requests.flush()
-        while (reply := self.receive()).get("id") != number:
+        while (reply := self.receive()).get("id") != message_id:
             self.events.append(reply)
         if "error" in reply:
             raise RuntimeError(f"{method}: {reply['error']}")
@@ -75,10 +74,6 @@ class Browser:
         for _ in range(times):
             self.send("Input.dispatchKeyEvent", type="keyDown", **names, **text)
             self.send("Input.dispatchKeyEvent", type="keyUp", **names)
-
-    def screenshot(self, path):
-        picture = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
-        path.write_bytes(base64.b64decode(picture))
 
 
 KEYS = {"Tab": 9, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Delete": 46}

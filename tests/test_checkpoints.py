@@ -35,10 +35,10 @@ def test_tensors_are_named_by_pytree_path(tmp_path, params):
     np.testing.assert_array_equal(tensors["1.weights"], params[1].weights)
 
 
-def test_round_trip_keeps_structure_values_and_dtypes(tmp_path, params):
+def test_params_round_trip_keeps_structure_values_and_dtypes(tmp_path, params):
     flax_params = flax_mlp((6, 12, 1)).init(jax.random.key(0))
-    halves = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
-    for i, tree in enumerate((params, flax_params, halves)):
+    half_precision = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+    for i, tree in enumerate((params, flax_params, half_precision)):
         save_params(tmp_path / str(i), tree)
         loaded = load_params(tmp_path / str(i), jax.eval_shape(lambda t=tree: t))
         assert jax.tree.structure(loaded) == jax.tree.structure(tree)
@@ -105,9 +105,9 @@ def test_checkpoint_restores_the_whole_state(tmp_path, optimizer):
 def test_every_flipped_bit_and_truncation_is_detected(tmp_path):
     path, state = tmp_path / "c.safetensors", {"w": jnp.arange(3.0), "key": jax.random.key(0)}
     save_checkpoint(path, state, [EpochRecord(1, 0.5, 0.5, 0.5, 0.1, 0.1)], {"seed": 0})
-    good = path.read_bytes()
-    damaged = [good[:i] + bytes([good[i] ^ 1 << i % 8]) + good[i + 1 :] for i in range(len(good))]
-    for data in [*damaged, *(good[:i] for i in range(0, len(good), 7)), good + b"\0"]:
+    intact = path.read_bytes()
+    damaged = [intact[:i] + bytes([intact[i] ^ 1 << i % 8]) + intact[i + 1 :] for i in range(len(intact))]
+    for data in [*damaged, *(intact[:i] for i in range(0, len(intact), 7)), intact + b"\0"]:
         path.write_bytes(data)
         with pytest.raises(ValueError, match=r"c\.safetensors: is "):
             load_checkpoint(path, state)

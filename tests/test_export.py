@@ -1,4 +1,3 @@
-import re
 import subprocess
 import sys
 import zipfile
@@ -61,7 +60,7 @@ class Refuse(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Refuse())
 import numpy as np
 images = np.load("images.npy")
-{re.sub("^    ", "", lines, flags=re.MULTILINE)}
+{example}
 assert classes == list("0123456789")
 print(abs(np.asarray(logits) - np.load("logits.npy")).max())
 """
@@ -95,18 +94,19 @@ def test_failed_export_leaves_the_existing_file_unchanged(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def rezipped(path, **entries):
+def replace_entries(path, **entries):
+    """Write the archive again with these entries replaced, or left out if None."""
     with zipfile.ZipFile(path) as archive:
         contents = {"program": archive.read("program"), "about.json": archive.read("about.json")} | entries
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in contents.items():
             if data is not None:
-                archive.writestr(name.replace("about_json", "about.json"), data)
+                archive.writestr(name, data)
 
 
 DAMAGE = {
     r"BadZipFile": lambda path: path.write_bytes(path.read_bytes()[:-30]),
-    r"File is not a zip file": lambda path: path.write_text("no model"),
+    r"File is not a zip file": lambda path: path.write_text("not a model"),
     r"Bad CRC-32 for file 'program'": lambda path: path.write_bytes(path.read_bytes().replace(b"HLO", b"HL0")),
     r"There is no item named 'program'": lambda path: rezipped(path, program=None),
     r"format must be .*'version 9'": lambda path: rezipped(
@@ -115,7 +115,7 @@ DAMAGE = {
     r"classes must match .*\('7', '3'\)": lambda path: rezipped(
         path, **{"about.json": '{"format": "jax_mnist model, version 1", "classes": ["7", "3"]}'}
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("message", DAMAGE)

@@ -24,7 +24,7 @@ from jax_mnist import (
     mlp,
     read_photo,
     softmax_cross_entropy,
-)  # fmt: skip
+)
 from jax_mnist.__main__ import main
 from jax_mnist.metrics import class_probabilities
 
@@ -115,8 +115,8 @@ def test_logits_equal_those_in_python(chromium, tmp_path, mnist, name):
     chromium.open(tmp_path / "page.html")
     images = mnist.valid.images[:100].reshape(100, 784)
     found = chromium.run(f"""({json.dumps(images.tolist())}).map((pixels) => {{
-        const found = logits(pixels);
-        return [[...found], probabilities(found)];
+        const values = logits(pixels);
+        return [[...values], probabilities(values)];
     }})""")
     logits = model.apply(params, make_batch(mnist.valid.images[:100], mnist.valid.labels[:100]).x)
     np.testing.assert_allclose([image_logits for image_logits, _ in found], logits, rtol=1e-5, atol=1e-5)
@@ -267,4 +267,4 @@ def test_command_writes_the_page(tmp_path, capsys):
     size = (tmp_path / "page.html").stat().st_size
     assert f"2 classes, {size:,} bytes; written to {tmp_path / 'page.html'}" in capsys.readouterr().out
     assert main(["export_page", str(tmp_path), str(tmp_path / "page.html")]) == 2
-    assert "is no run" in capsys.readouterr().err
+    assert "no config.json" in capsys.readouterr().err

@@ -36,7 +36,8 @@ class Twins(nnx.Module):
         self.first = nnx.Linear(4, 4, rngs=rngs)
 
 
-def expected(model):
+def abstract_params(model):
+    """Return the shapes and dtypes of the model's parameters."""
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
@@ -58,7 +59,7 @@ def assert_equal(one, other):
 @pytest.mark.parametrize("make", [mlp, flax_mlp])
 def test_dense_layers_are_transposed_and_round_trip(make):
     state_dict = numbered((30, 784), (1, 30))
-    params = from_state_dict(state_dict, expected(make(SIZES)))
+    params = from_state_dict(state_dict, abstract_params(make(SIZES)))
     first, second = params if make is mlp else (Layer(p["kernel"], p["bias"]) for p in params["layers"].values())
     np.testing.assert_array_equal(first.weights, state_dict["0.weight"].T)
     np.testing.assert_array_equal(first.bias, state_dict["0.bias"])
@@ -97,7 +98,7 @@ def test_convolution_and_its_flattened_feature_map_are_reordered():
         for layer, shape in shapes.items()
         for name, size in (("weight", shape), ("bias", shape[:1]))
     }
-    params = from_state_dict(state_dict, expected(model))
+    params = from_state_dict(state_dict, abstract_params(model))
     np.testing.assert_array_equal(params["conv2"]["kernel"][1, 2, 3, 5], state_dict["conv2.weight"][5, 3, 1, 2])
     h, w, c, o = 3, 9, 5, 7
     in_torch = state_dict["linear1.weight"][o, c * 14 * 14 + h * 14 + w]
@@ -106,7 +107,7 @@ def test_convolution_and_its_flattened_feature_map_are_reordered():
 
     as_sequential = dict(zip(shapes, ("0", "2", "5", "7"), strict=True))
     renamed = {f"{as_sequential[name.split('.')[0]]}.{name.split('.')[1]}": a for name, a in state_dict.items()}
-    assert_equal(from_state_dict(renamed, expected(model)), params)
+    assert_equal(from_state_dict(renamed, abstract_params(model)), params)
     assert_equal(to_state_dict(params, names=as_sequential), renamed)
 
 
@@ -124,7 +125,7 @@ def test_non_square_feature_map_must_be_given():
     np.testing.assert_array_equal(kept["dense"]["kernel"][:, 0], np.arange(24))
 
 
-def test_layers_without_bias_and_a_single_layer():
+def test_single_layer_without_bias():
     like = {"kernel": np.zeros((3, 2), np.float32)}
     assert_equal(to_state_dict(like), {"weight": np.zeros((2, 3), np.float32)})
     assert from_state_dict({"weight": np.ones((2, 3))}, like)["kernel"].shape == (3, 2)
@@ -173,7 +174,7 @@ def test_state_dict_that_does_not_match_is_refused(change, message):
     state_dict = numbered((30, 784), (1, 30))
     change(state_dict)
     with pytest.raises(ValueError, match=message):
-        from_state_dict(state_dict, expected(mlp(SIZES)))
+        from_state_dict(state_dict, abstract_params(mlp(SIZES)))
 
 
 def test_unsupported_parameters_are_refused():

@@ -27,14 +27,14 @@ def found(sample):
 
 
 @pytest.fixture(scope="module")
-def page(found, tmp_path_factory):
+def page(reported, tmp_path_factory):
     directory = tmp_path_factory.mktemp("report") / "new" / "directory"
-    return write_report(directory, *found, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
+    return write_report(directory, *reported, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
 
 
 def test_report_is_deterministic_and_closes_its_figures(found, page, tmp_path):
     before = plt.get_fignums()
-    again = write_report(tmp_path, *found, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
+    again = write_report(tmp_path, *reported, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
     assert again.read_bytes() == page.read_bytes()
     assert plt.get_fignums() == before
 

@@ -183,9 +183,9 @@ def _png(image: Any) -> str:
     return _data("image/png", file.getvalue())
 
 
-def _chart(ax: Axes, alternative: str) -> str:
+def _chart(ax: Axes, alt: str) -> str:
     source = _data("image/svg+xml", _svg(ax).encode())
-    return f'<figure><img src="{source}" alt="{alternative}"></figure>\n'
+    return f'<figure><img src="{source}" alt="{alt}"></figure>\n'
 
 
 def _data(kind: str, contents: bytes) -> str:

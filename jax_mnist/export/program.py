@@ -66,11 +66,11 @@ def export_model(
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.uint8)
     exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images)
-    _image_shape(exported, tuple(classes))
+    _image_shape(exported, tuple(classes))  # raises if the number of classes is wrong
     about = {"format": _FORMAT, "classes": list(classes), "jax": jax.__version__}
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
         for name, contents in ((_PROGRAM, bytes(exported.serialize())), (_ABOUT, json.dumps(about, indent=2))):
-            file.writestr(zipfile.ZipInfo(name), contents)  # no timestamp, so the same model gives the same bytes
+            file.writestr(zipfile.ZipInfo(name), contents)  # without a timestamp, so that equal models give equal bytes
 
 
 def load_exported(path: str | Path) -> ExportedModel:

@@ -115,7 +115,8 @@ def _layers(tree: Params) -> Layers:
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         *layer, last = (jax.tree_util.keystr((key,), simple=True) for key in path)
         if last not in _TORCH_NAMES:
-            raise ValueError(f"{'.'.join([*layer, last])}: expected layers with only weights (or kernel) and bias")
+            name = ".".join([*layer, last])
+            raise ValueError(f"parameters must be layers with only weights (or kernel) and bias, got {name}")
         layers.setdefault(".".join(layer), {})[_TORCH_NAMES[last]] = (path, tuple(leaf.shape))
     for name, arrays in layers.items():
         if len(arrays.get("weight", ((), ()))[1]) not in (2, 4):
@@ -146,7 +147,7 @@ def _match(layers: Layers, torch_layers: list[str], names: Mapping[str, str] | N
         expected = "; ".join(f"{name} with {_shapes(arrays)}" for name, arrays in layers.items())
         raise ValueError(
             f"the state_dict holds {len(torch_layers)} layers ({', '.join(torch_layers)}); expected {len(layers)}, "
-            f"of our shapes: {expected}"
+            f"in our layout: {expected}"
         )
     _check_unambiguous(layers)
     return dict(zip(layers, torch_layers, strict=True))
@@ -159,7 +160,7 @@ def _check_names(layers: Layers, names: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _check_unambiguous(layers: Layers) -> None:
-    """Check that layers of equal shape are numbered: the alphabetical order of names is not the order of a net."""
+    """Check that layers of equal shape are numbered: alphabetical order need not be the forward order."""
     for (name, arrays), (other_name, other_arrays) in itertools.combinations(layers.items(), 2):
         (path, shape), (other_path, other_shape) = arrays["weight"], other_arrays["weight"]
         differing_keys = next(keys for keys in zip(path, other_path, strict=False) if keys[0] != keys[1])
@@ -211,7 +212,7 @@ def _kernel_shape(
             )
         return outputs, inputs // (h * w), h, w
     if channels != inputs:
-        raise ValueError(f"layer {name!r} takes {inputs} values, the previous gives {channels}; {_EXPECTED_ORDER}")
+        raise ValueError(f"layer {name!r} takes {inputs} values, the one before returns {channels}; {_EXPECTED_ORDER}")
     return outputs, inputs, 1, 1
 
 

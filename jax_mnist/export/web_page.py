@@ -27,8 +27,9 @@ Layers = list[tuple[np.ndarray, np.ndarray]]
 
 
 def export_page(path: str | Path, model: Model, params: Params, classes: Sequence[str]) -> None:
-    """Write a trained model as one HTML page that shows a drawing, its 28x28 pixels and the predicted probabilities.
+    """Write a trained model as one HTML page that classifies a digit while it is drawn.
 
+    The page shows the drawing, the 28x28 pixels that the model gets, and the probability of each class.
     `params` are those of `linear`, `mlp`, `flax_mlp` or `cnn`, or of any model that computes the same function;
     `classes` are the names of the labels 0, 1, .... The page needs no other file and no network. Its logits equal the
     model's up to rounding: parameters are stored as float32. Replaces an existing file atomically. Raises ValueError
@@ -72,7 +73,7 @@ def _read_layers(params: Params) -> Layers:
 def _find_padding(layers: Layers, model: Model, params: Params) -> str:
     """Return the padding that reproduces the model's logits on random images.
 
-    This also checks that the model is such a chain of layers at all, which its parameters alone do not tell.
+    The comparison also checks that the model is a supported chain of layers, which its parameters do not show.
     """
     x = np.random.default_rng(0).random((16, SIDE * SIDE), np.float32) ** 2
     logits_by_padding = {}
@@ -84,7 +85,7 @@ def _find_padding(layers: Layers, model: Model, params: Params) -> str:
     for padding, logits in logits_by_padding.items():
         if logits.shape == wanted.shape and np.allclose(logits, wanted, rtol=0, atol=1e-4 * max(1, abs(wanted).max())):
             return padding
-    raise ValueError(f"{_SUPPORTED}; such a chain of this model's {len(layers)} layers gives different logits")
+    raise ValueError(f"{_SUPPORTED}; a chain of this model's {len(layers)} layers gives different logits")
 
 
 def _logits(layers: Layers, padding: str, x: Float[np.ndarray, "b i"]) -> Float[np.ndarray, "b c"]:

@@ -15,7 +15,7 @@ from .axes import BLUE, GRAY, RED, axes_or_new
 def tangent(
     function: Callable[[Any], Any], at: float, low: float = -2, high: float = 2, ax: Axes | None = None
 ) -> Axes:
-    """Plot a scalar function with its tangent at one point, by `jax.grad`: the chapter's `plot_function`.
+    """Plot a scalar function with its tangent at one point, from `jax.grad`: the chapter's `plot_function`.
 
     The function is drawn from `low` to `high`, with the point and the tangent at `at`.
 

@@ -64,7 +64,8 @@ def reliability(calibration: Calibration, ax: Axes | None = None) -> Axes:
 def gradient_norms(norms: Float[Any, " n"], ax: Axes | None = None) -> Axes:
     """Plot the fraction of all gradient norms that the images with the largest norms make up.
 
-    `norms` is float [n], as from `gradient_norms`. The curve rises to 1 as images are added, largest norm first.
+    `norms` is float [n], as from `jax_mnist.analysis.gradient_norms`. The curve rises to 1 as images are added, largest
+    norm first.
 
     >>> gradient_norms(np.array([3.0, 1.0])).lines[0].get_ydata().tolist()
     [0.0, 0.75, 1.0]

@@ -12,7 +12,7 @@ from .axes import RED, axes_or_new
 
 
 def digit(image: Num[Any, "h w"], title: str = "", ax: Axes | None = None, limit: float | None = None) -> Axes:
-    """Plot one digit, or any other image of one channel, dark on light.
+    """Plot one digit, or any other single-channel image, dark on light.
 
     `image` is uint8 or float [h, w]; its smallest value is white. With `limit`, the values are signed, such as weights:
     red is `limit` or more, white is 0, blue is -`limit` or less.
@@ -52,7 +52,7 @@ def _grid(count: int, columns: int) -> np.ndarray:
     columns = min(count, columns)
     rows = -(-count // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, 1.6 * rows), squeeze=False)
-    # Leave room for one line of title above each image. A constrained layout takes a second for forty digits.
+    # Leave room for a one-line title above each image. A constrained layout of forty digits takes a second.
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.3 / (1.6 * rows), wspace=0.05, hspace=0.25)
     for unused in axes.flat[count:]:
         figure.delaxes(unused)

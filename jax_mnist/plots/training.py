@@ -14,7 +14,7 @@ from .axes import BLUE, RED, axes_or_new
 
 
 def curves(history: History, ax: Axes | None = None) -> Axes:
-    """Plot both losses of a run per epoch, and its accuracy on a second y-axis at the right.
+    """Plot both losses of a run per epoch, and its accuracy on a second y-axis on the right.
 
     >>> columns = [np.arange(1, 4), *np.ones((5, 3))]
     >>> curves(History(*columns)).get_xlabel()

@@ -96,7 +96,7 @@ def load_checkpoint(path: str | Path, like: Any, settings: dict[str, Any] | None
     """
     tensors, metadata = _read(path, "a checkpoint", verify=True)
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path}: has the format {metadata.get('format')!r}; expected {FORMAT!r}")
+        raise ValueError(f"{path}: the format must be {FORMAT!r}, got {metadata.get('format')!r}")
     with name_parse_errors(path, "checkpoint"):
         notes = {name: json.loads(metadata[name]) for name in ("records", "settings", "versions", "keys")}
         saved_settings, versions = dict(notes["settings"]), dict(notes["versions"])
@@ -121,7 +121,7 @@ def library_versions() -> dict[str, str]:
 
 
 def _checksum_span(data: bytes) -> tuple[int, int] | None:
-    """Return the start and end offset of the checksum, which stands in the header, or None if there is none."""
+    """Return the start and end offset of the checksum, which is in the header, or None if there is none."""
     header_end = 8 + int.from_bytes(data[:8], "little")  # a safetensors file begins with the size of its header
     found = _CHECKSUM.search(data, 0, min(header_end, len(data)))
     return found and found.span(1)
@@ -142,7 +142,7 @@ def _write(path: str | Path, data: bytes) -> None:
 
 
 def _read(path: str | Path, kind: str, verify: bool = False) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the tensors and the metadata of a safetensors file, after its checksum if `verify`."""
+    """Return the tensors and the metadata of a safetensors file; with `verify`, check its checksum first."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected {kind} (.safetensors)")
     if verify:
