@@ -1,4 +1,4 @@
-"""A headless Chromium, controlled through a pipe by the DevTools protocol: real input events, without a package."""
+"""A headless Chromium, controlled through a pipe by its DevTools protocol: real input events, no extra package."""
 
 import contextlib
 import itertools
@@ -11,7 +11,7 @@ PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 
 class Browser:
-    """One page. `send` runs any DevTools command; the other methods are shortcuts for the tests."""
+    """One page; `send` sends any DevTools command, and the other methods those that the tests use."""
 
     def __init__(self, requests, replies):
         self.requests, self.replies, self.ids, self.session = requests, replies, itertools.count(1), None
@@ -38,12 +38,12 @@ class Browser:
         message = bytearray()
         while (byte := self.replies.read(1)) != b"\0":
             if not byte:
-                raise RuntimeError("Chromium exited")
+                raise RuntimeError("Chromium has ended")
             message += byte
         return json.loads(message)
 
     def open(self, path, width=1000, height=800, mobile=False):
-        """Open a file in a window of `width` x `height` CSS pixels, emulating a phone if `mobile`."""
+        """Open a file in a window of this size in CSS pixels, with a phone's screen and touch if `mobile`."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 2 if mobile else 1}
         self.send("Emulation.setDeviceMetricsOverride", **screen, mobile=mobile)
         self.send("Emulation.setTouchEmulationEnabled", enabled=mobile)
@@ -53,7 +53,7 @@ class Browser:
             self.events.append(self.receive())
 
     def run(self, script):
-        """Return the awaited value of a JavaScript expression."""
+        """Return the value of a JavaScript expression, awaited if it is a promise."""
         result = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in result:
             raise RuntimeError(result["exceptionDetails"])
@@ -85,20 +85,20 @@ def _press_move_release(points, press, move, release):
 
 @contextlib.contextmanager
 def browser(profile):
-    """Run Chromium for the duration of the block; `profile` is an empty directory for its user data."""
-    request_reader, requests = os.pipe()
-    replies, reply_writer = os.pipe()
-    # Chromium reads from descriptor 3 and writes to 4: bash redirects them to our pipes.
-    command = f'exec "$@" 3<&{request_reader} 4>&{reply_writer}'
+    """Yield a Browser that runs until the block ends; `profile` is a new directory for its files."""
+    chromium_input, requests = os.pipe()
+    replies, chromium_output = os.pipe()
+    # Chromium reads commands from descriptor 3 and writes replies to 4; bash redirects our pipes there.
+    command = f'exec "$@" 3<&{chromium_input} 4>&{chromium_output}'
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}"]
     process = subprocess.Popen(
         ["bash", "-c", command, "bash", PROGRAM, *options, "--remote-debugging-pipe"],
-        pass_fds=(request_reader, reply_writer),
+        pass_fds=(chromium_input, chromium_output),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    os.close(request_reader)
-    os.close(reply_writer)
+    os.close(chromium_input)
+    os.close(chromium_output)
     with os.fdopen(requests, "wb") as writer, os.fdopen(replies, "rb") as reader:
         try:
             yield Browser(writer, reader)

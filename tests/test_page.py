@@ -1,4 +1,4 @@
-"""The page to draw on, in a real browser: its logits match Python's; mouse, touch, keyboard and screen readers work."""
+"""The exported page in a real browser: its logits, and its use by mouse, touch, keyboard and screen reader."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ from jax_mnist import (
 from jax_mnist.__main__ import main
 from jax_mnist.metrics import class_probabilities
 
-needs_browser = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium to open the page")
+needs_browser = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
 TEN = tuple("0123456789")
 THREE = [(0.3, 0.25), (0.42, 0.17), (0.58, 0.17), (0.68, 0.3), (0.6, 0.44), (0.46, 0.48)]
 THREE += [(0.6, 0.52), (0.72, 0.65), (0.62, 0.8), (0.42, 0.83), (0.28, 0.74)]
@@ -56,7 +56,7 @@ def page(trained, tmp_path_factory):
 
 @pytest.fixture(params=["desktop", "phone"])
 def drawing(request, chromium, page):
-    """The page with a 3 drawn on it, by mouse or by touch."""
+    """Draw a 3 on the page, by mouse or by touch, and return the browser."""
     phone = request.param == "phone"
     chromium.open(page, *((360, 740) if phone else (1000, 800)), mobile=phone)
     (chromium.touch if phone else chromium.mouse)(inside(chromium, "paper", THREE))
@@ -73,7 +73,7 @@ def inside(chromium, name, points):
 
 
 def shown(chromium):
-    """Wait for the page to redraw; return its answer, its probabilities in percent, and its pixels."""
+    """Return what the page shows after its next redraw: answer, probabilities in percent, pixels."""
     return chromium.run("""
         new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done([
             document.getElementById("answer").textContent,
@@ -84,7 +84,7 @@ def shown(chromium):
 
 
 def announced(chromium, text):
-    """Wait up to five seconds for the announcement `text` to screen readers; return the last announcement."""
+    """Return the last text announced to screen readers, after waiting at most five seconds for `text`."""
     return chromium.run(f"""
         (async () => {{
             const status = document.getElementById("status");
@@ -107,7 +107,7 @@ MODELS = {
 
 @needs_browser
 @pytest.mark.parametrize("name", MODELS)
-def test_logits_equal_those_in_python(chromium, tmp_path, mnist, name):
+def test_logits_and_probabilities_equal_pythons(chromium, tmp_path, mnist, name):
     make, classes = MODELS[name]
     model = make()
     params = jax.tree.map(lambda leaf: 2 * leaf + 0.01, model.init(jax.random.key(1)))
@@ -119,15 +119,17 @@ def test_logits_equal_those_in_python(chromium, tmp_path, mnist, name):
         return [[...values], probabilities(values)];
     }})""")
     logits = model.apply(params, make_batch(mnist.valid.images[:100], mnist.valid.labels[:100]).x)
-    np.testing.assert_allclose([image_logits for image_logits, _ in found], logits, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose([shares for _, shares in found], class_probabilities(logits), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose([found_logits for found_logits, _ in found], logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        [found_probabilities for _, found_probabilities in found], class_probabilities(logits), rtol=1e-5, atol=1e-5
+    )
     assert chromium.run("classes") == list(classes)
     pictures = chromium.run("document.querySelectorAll('#weights canvas').length")
     assert pictures == {"linear": 1, "no bias": 3}.get(name, 0)
 
 
 @needs_browser
-def test_drawing_is_preprocessed_as_a_photo(chromium, page, tmp_path):
+def test_drawing_is_preprocessed_like_a_photo(chromium, page, tmp_path):
     chromium.open(page)
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -145,14 +147,14 @@ def test_drawing_is_preprocessed_as_a_photo(chromium, page, tmp_path):
 
 
 @needs_browser
-def test_drawn_digit_is_recognized(drawing, trained, tmp_path):
+def test_drawing_is_classified(drawing, trained, tmp_path):
     answer, percents, pixels = shown(drawing)
     assert answer == "3"
     model, params = trained
     logits = model.apply(params, jax.numpy.array([pixels]) / 255)
-    np.testing.assert_allclose(percents, 100 * class_probabilities(logits)[0], atol=0.051)  # the page shows one decimal
-    reading = f"3, {max(percents):.1f}%"
-    assert announced(drawing, reading) == reading
+    np.testing.assert_allclose(percents, 100 * class_probabilities(logits)[0], atol=0.051)  # one decimal is shown
+    announcement = f"3, {max(percents):.1f}%"
+    assert announced(drawing, announcement) == announcement
     picture = drawing.run("""(() => {
         ink.globalCompositeOperation = "destination-over";
         ink.fillStyle = "white";
@@ -161,7 +163,7 @@ def test_drawn_digit_is_recognized(drawing, trained, tmp_path):
     })()""")
     (tmp_path / "drawing.png").write_bytes(base64.b64decode(picture.partition(",")[2]))
     photo = read_photo(tmp_path / "drawing.png").ravel().astype(int)
-    assert np.abs(photo - pixels).mean() < 1.5  # the ink on the page is not pure black
+    assert np.abs(photo - pixels).mean() < 1.5  # the ink of that picture is not pure black
 
 
 @needs_browser
@@ -184,7 +186,7 @@ def test_probabilities_update_while_drawing(chromium, page):
 
 
 @needs_browser
-def test_keys_draw_and_clear_with_visible_focus(chromium, page):
+def test_keyboard_draws_and_clears_with_a_visible_focus(chromium, page):
     chromium.open(page)
     chromium.press("Tab")
     assert chromium.run("document.activeElement.id") == "paper"
@@ -197,8 +199,8 @@ def test_keys_draw_and_clear_with_visible_focus(chromium, page):
     chromium.press("ArrowDown", 28)
     answer, percents, pixels = shown(chromium)
     assert answer == "1"
-    reading = f"1, {max(percents):.1f}%"
-    assert announced(chromium, reading) == reading
+    announcement = f"1, {max(percents):.1f}%"
+    assert announced(chromium, announcement) == announcement
     assert np.count_nonzero(np.reshape(pixels, (28, 28)).any(axis=1)) == 20
     chromium.press(" ")
     chromium.press("ArrowLeft", 10)
@@ -215,7 +217,7 @@ def test_keys_draw_and_clear_with_visible_focus(chromium, page):
 
 
 @needs_browser
-def test_screen_reader_labels(drawing):
+def test_screen_reader_finds_every_element(drawing):
     nodes = drawing.send("Accessibility.getFullAXTree")["nodes"]
     named = {(node["role"]["value"], node.get("name", {}).get("value")): node for node in nodes if not node["ignored"]}
     paper = named["application", "Drawing area"]
@@ -231,20 +233,20 @@ EVENTS = ("Network.requestWillBeSent", "Log.entryAdded", "Runtime.exceptionThrow
 
 
 @needs_browser
-def test_page_needs_no_network_fits_a_phone_and_logs_nothing(drawing):
+def test_page_needs_no_network_fits_a_phone_and_logs_no_errors(drawing):
     by_name = {name: [e["params"] for e in drawing.events if e.get("method") == name] for name in EVENTS}
     sent, logged, thrown = by_name.values()
     assert {request["request"]["url"].partition(":")[0] for request in sent} == {"file"}
     assert logged == thrown == []
     assert drawing.run("document.documentElement.scrollWidth <= innerWidth")
-    assert drawing.run("scrollY") == 0  # touch draws and does not scroll
+    assert drawing.run("scrollY") == 0  # a touch draws and does not scroll
 
 
-REFUSED = {
+UNSUPPORTED = {
     "different logits": Model(
         mlp((784, 5, 1)).init, lambda params, x: jax.numpy.tanh(mlp((784, 5, 1)).apply(params, x))
     ),
-    "for 28x28 gray pixels": mlp((100, 10)),
+    "28x28 gray pixels": mlp((100, 10)),
     "only weights (or kernel) and bias": Model(lambda key: {"scale": jax.numpy.ones(3)}, lambda params, x: x),
     "4 layers": cnn((2, 2), (3, 3), (4,), image_shape=(32, 32, 1)),
     "2 names for this model, got 10: 0, 1,": linear(),
@@ -252,9 +254,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("message", REFUSED)
-def test_unsupported_model_is_refused(tmp_path, message):
-    model = REFUSED[message]
+@pytest.mark.parametrize("message", UNSUPPORTED)
+def test_model_that_the_page_cannot_compute_raises(tmp_path, message):
+    model = UNSUPPORTED[message]
     with pytest.raises(ValueError, match=r"page|classes") as error:
         export_page(tmp_path / "page.html", model, model.init(jax.random.key(0)), TEN)
     assert message in str(error.value)

@@ -18,12 +18,12 @@ HISTORY = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
 
 
 @pytest.fixture(scope="module")
-def found(sample):
-    """Return the interpretation of an untrained model for a few images, with awkward class names."""
+def reported(sample):
+    """Return the arguments of a report on an untrained model; the class names need escaping in HTML."""
     splits = Splits(*(part[::40] for part in sample))
     learner = Learner(linear(), mnist_loss, optax.sgd(0.1))
-    params = learner.model.init(jax.random.key(0))
-    return interpret(learner, params, splits, examples=6), splits, ("<7>", "3 & 3")
+    interpretation = interpret(learner, learner.model.init(jax.random.key(0)), splits, examples=6)
+    return interpretation, splits, ("<7>", "3 & 3")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def page(reported, tmp_path_factory):
     return write_report(directory, *reported, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
 
 
-def test_report_is_deterministic_and_closes_its_figures(found, page, tmp_path):
+def test_report_is_deterministic_and_closes_its_figures(reported, page, tmp_path):
     before = plt.get_fignums()
     again = write_report(tmp_path, *reported, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
     assert again.read_bytes() == page.read_bytes()
@@ -40,7 +40,7 @@ def test_report_is_deterministic_and_closes_its_figures(found, page, tmp_path):
 
 
 class Page(HTMLParser):
-    """The elements and the text of a page; asserts that every element is closed in order."""
+    """The elements and the text of a page; `open` holds the elements that are still open."""
 
     def __init__(self, text):
         super().__init__()
@@ -71,7 +71,7 @@ def test_page_is_well_formed_and_self_contained(page):
     assert sorted(file.name for file in page.parent.iterdir()) == ["report.html", "report.json"]
 
 
-def test_pictures_have_alternative_texts_and_tables_have_headings(page):
+def test_pictures_have_alt_texts_and_tables_have_headings(page):
     elements = Page(page.read_text()).elements
     pictures = [attributes for tag, attributes in elements if tag == "img"]
     assert len(pictures) == 4 + 3 * 6
@@ -88,8 +88,8 @@ def test_names_are_escaped(page):
         assert name in words
 
 
-def test_page_and_json_agree(page, found):
-    interpretation, splits, classes = found
+def test_page_and_json_have_the_same_numbers(page, reported):
+    interpretation, splits, classes = reported
     figures = json.loads((page.parent / "report.json").read_text())
     assert figures == as_figures(interpretation, classes)
     assert np.sum(figures["confusion_matrix"]) == figures["count"] == len(splits.valid)
@@ -105,7 +105,7 @@ def test_page_and_json_agree(page, found):
         assert f"#{figures[name][0]['index']}" in words
 
 
-def test_nan_becomes_null(tiny):
+def test_non_finite_numbers_are_null_in_json(tiny):
     learner = Learner(flax_mlp((784, 3)), softmax_cross_entropy, optax.sgd(0.1))
     interpretation = interpret(learner, learner.model.init(jax.random.key(0)), tiny, examples=2)
     figures = as_figures(interpretation, "abc")
@@ -116,7 +116,7 @@ def test_nan_becomes_null(tiny):
 def chromium():
     name = next((name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)), None)
     if name is None:
-        pytest.skip("needs Chromium to open the page")
+        pytest.skip("Chromium is not installed")
     return name
 
 
@@ -131,8 +131,8 @@ addEventListener("load", () => { document.title = JSON.stringify({
 
 
 @pytest.mark.parametrize("width", [1200, 500])
-def test_page_opens_in_a_browser_without_network(page, tmp_path, width):
-    """All pictures are drawn, nothing is fetched, nothing is wider than the window."""
+def test_browser_shows_the_page_without_a_network(page, tmp_path, width):
+    """Check that all pictures are drawn, nothing is fetched, and nothing is wider than the window."""
     (tmp_path / "probed.html").write_text(page.read_text().replace("</body>", PROBE))
     options = ["--headless", "--disable-gpu", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND"]
     options += ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []
