@@ -101,7 +101,7 @@ DAMAGE = {  # a pattern that the output must contain
     r"(no|not a) checkpoint": lambda data: b"",
     r"(no|not a) checkpoint.*": lambda data: b"no safetensors at all",
     r"no checksum": lambda data: safetensors.numpy.save(safetensors.numpy.load(data)),
-    r"'of tomorrow'.*'jax_mnist checkpoint 2'": of_tomorrow,
+    r"'jax_mnist checkpoint 2'.*'of tomorrow'": of_tomorrow,
 }
 
 
