@@ -15,6 +15,9 @@ from jax_mnist import Dataset, Splits
 QUICK_CPU_MINUTES = 4  # of all processes on a quiet machine; the quick tests fail at twice as many
 
 
+CPU_SECONDS = pytest.StashKey[float]()
+
+
 def is_quick(config):
     return config.option.markexpr == "not slow"
 
@@ -25,26 +28,28 @@ def pytest_configure(config):
     matplotlib.use("Agg")
     matplotlib.rcParams["figure.max_open_warning"] = 0
     if is_quick(config):
-        save_compile_time()
+        save_compile_time(config)
 
 
-def save_compile_time():
-    """Two thirds of the quick tests' time is compiling: skip LLVM's optimizations, and compile each program once.
+def save_compile_time(config):
+    """Skip LLVM's optimizations, and compile each program once: compiling is two thirds of the quick tests' time.
 
-    The workers and the processes that tests start share an empty cache. The whole suite compiles as for a user.
+    The workers, and the processes that tests start, share a compilation cache, empty at first and deleted in the end.
+    The whole suite compiles as users do.
     """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = tempfile.TemporaryDirectory(prefix="jax_mnist_")
+        config.add_cleanup(cache.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
     settings = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR") or CACHE.name,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_compilation_cache_dir": os.environ["JAX_COMPILATION_CACHE_DIR"],
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
         "jax_persistent_cache_min_entry_size_bytes": -1,
+        "jax_disable_most_optimizations": True,
     }
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
-
-
-CACHE = tempfile.TemporaryDirectory(prefix="jax_mnist_tests_")
 
 
 def pytest_sessionfinish(session):
@@ -60,9 +65,6 @@ def pytest_sessionfinish(session):
         if minutes > limit:
             print("The quick tests take too long: make the slowest below smaller, or mark them slow.")
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-CPU_SECONDS = pytest.StashKey[float]()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -25,7 +25,7 @@ from jax_mnist import (
 )
 from jax_mnist.losses import l1, mse
 
-LABELS = np.array([1, 0, 1])
+LABELS = np.array([1, 0, 1], np.int32)
 LOGITS = np.array([[0.3], [-1.2], [2.0]])
 IMAGES = np.linspace(0.1, 0.9, 2 * 3 * 4).reshape(2, 3, 4)
 PARAMS = jax.tree.map(np.asarray, init_params(jax.random.key(0), (5, 4, 1), std=None))
