@@ -1,6 +1,8 @@
 """Where `train` runs: on how many devices, and as one of how many processes."""
 
 import contextlib
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from ..training.mesh import data_mesh
+from .console import EXIT_BAD_INPUT
 
 _MAX_DEVICES = 64  # more virtual devices than that only wait for each other
 _HEARTBEAT_SECONDS = 20  # without a heartbeat for this long, a process is considered dead, and the others end
@@ -62,15 +65,18 @@ def choose_mesh(devices: int | None) -> Mesh | None:
 
 
 @contextlib.contextmanager
-def name_lost_processes() -> Iterator[None]:
-    """Re-raise an error of the runtime in a multi-process job as a ValueError that says what to do."""
+def exit_if_processes_are_lost() -> Iterator[None]:
+    """End this process with one line and exit code 2 if another process of the job has ended."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
         reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"another process has ended or cannot be reached ({reason}); "
-            "--resume continues from the last checkpoint, with any number of processes"
-        ) from error
+        print(
+            f"error: another process has ended or cannot be reached ({reason}); "
+            "--resume continues from the last checkpoint, with any number of processes",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_BAD_INPUT)  # a normal exit would wait for the dead processes, and then abort

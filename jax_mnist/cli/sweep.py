@@ -70,18 +70,9 @@ def run(config: SweepConfig) -> int:
     hold_out = config.hold_out or len(load(recipe.dataset).train) // 6
     splits, classes = read_data(recipe.dataset, hold_out)
 
-    # Everything that cannot be trained is refused before anything is trained or written.
-    rates = config.learning_rates or [round(recipe.learning_rate * factor, 10) for factor in (0.1, 0.3, 1, 3)]
-    rates = config.learning_rates or [round(recipe.learning_rate * factor, 10) for factor in (0.1, 0.3, 1, 3)]
-    rates = list(dict.fromkeys(rates))
-    widths = config.widths or [width for size in recipe.hidden for width in (size // 2, size, size * 2)]
-    recipes = [recipe._replace(hidden=(width,)) for width in dict.fromkeys(widths)] or [recipe]
-    for rate in rates:
-        if not 0 < rate < math.inf:
-            raise ValueError(f"--learning-rates must be positive numbers, got {rate}")
-    for one in recipes:
-        learner = make_learner(one, len(splits.train), len(classes))
-        jax.eval_shape(learner.model.init, jax.random.key(0))
+    recipes, rates = _grid(config)
+    for one in recipes:  # refuse what cannot be trained before anything is trained or written
+        jax.eval_shape(make_learner(one, len(splits.train), len(classes)).model.init, jax.random.key(0))
     make_writable(config.out)
 
     settings: list[Setting] = []
@@ -112,6 +103,18 @@ def run(config: SweepConfig) -> int:
     if len(rates) > 1 and best.learning_rate in (min(rates), max(rates)):
         console.print("this rate is at the edge of those tried: a better one may lie beyond it")
     return EXIT_OK
+
+
+def _grid(config: SweepConfig) -> tuple[list[Recipe], list[float]]:
+    """Return a recipe for each width, and the learning rates."""
+    recipe = config.recipe
+    rates = config.learning_rates or [round(recipe.learning_rate * factor, 10) for factor in (0.1, 0.3, 1, 3)]
+    for rate in rates:
+        if not 0 < rate < math.inf:
+            raise ValueError(f"--learning-rates must be positive numbers, got {rate}")
+    widths = config.widths or [width for size in recipe.hidden for width in (size // 2, size, size * 2)]
+    recipes = [recipe._replace(hidden=(width,)) for width in dict.fromkeys(widths)] or [recipe]
+    return recipes, list(dict.fromkeys(rates))
 
 
 def _train(config: SweepConfig, recipe: Recipe, rates: list[float], splits: Splits, class_count: int) -> list[Setting]:

@@ -35,7 +35,7 @@ from .console import (
     use_one_thread,
     use_platform,
 )
-from .devices import choose_mesh, name_lost_processes, set_up_devices
+from .devices import choose_mesh, exit_if_processes_are_lost, set_up_devices
 from .logs import tensorboard
 from .pictures import draw_run
 
@@ -88,7 +88,7 @@ def run(config: TrainConfig) -> int:
     if config.deterministic:
         use_one_thread()
     set_up_devices(config)
-    with name_lost_processes():
+    with exit_if_processes_are_lost():
         return train(config)
 
 
