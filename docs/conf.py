@@ -1,14 +1,12 @@
-"""Sphinx configuration: `make docs` builds these pages into build/docs."""
-
-from sphinx.application import Sphinx
+"""Sphinx configuration of `make docs`."""
 
 import jax_mnist
 
 project = "jax_mnist"
 version = release = jax_mnist.__version__
-root_doc = "index"
-include_patterns = ["**.md", "notebooks/*.ipynb"]
-exclude_patterns = ["notebooks/*.md"]
+# The source is the root of the project, so that a link between docs/ and notebooks/ works here and in the repository.
+root_doc = "docs/index"
+include_patterns = ["docs/**.md", "notebooks/*.ipynb", "CHANGELOG.md", "CONTRIBUTING.md"]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 nb_execution_mode = "off"  # the stored outputs are shown; CI runs the notebooks
@@ -21,13 +19,4 @@ maximum_signature_line_length = 100
 html_theme = "sphinx_book_theme"
 html_title = f"jax_mnist {version}"
 html_copy_source = False
-
-
-def _move_links(app: Sphinx, name: str, source: list[str]) -> None:
-    """Rewrite a notebook's relative links: Sphinx reads notebooks through a symlink, one directory deeper."""
-    if name.startswith("notebooks/"):
-        source[0] = source[0].replace("](../docs/", "](../").replace("](../jax_mnist/", "](../../jax_mnist/")
-
-
-def setup(app: Sphinx) -> None:
-    app.connect("source-read", _move_links)
+html_theme_options = {"use_download_button": False}  # it links to the page sources, which are not copied
