@@ -4,11 +4,11 @@ BIN := .venv/bin
 
 .PHONY: train test test-slow soak lint format notebooks docs bench
 
-# Each target installs the extra that it needs; training needs none of them.
+# Each target installs the extra that it needs; training needs none. The extra dev includes the others.
 .venv/installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.$(filter-out [package],[$*])'
-	touch $@
+	touch $@ .venv/installed-package $(if $(filter dev,$*),.venv/installed-test .venv/installed-docs)
 
 train: .venv/installed-package
 	$(BIN)/python scripts/train.py --out runs/mnist_sample $(ARGS)
@@ -34,8 +34,9 @@ format: .venv/installed-dev
 notebooks: .venv/installed-dev
 	$(BIN)/python scripts/notebooks.py $(ARGS)
 
+# The source is the root of the project, so the page docs/index becomes build/docs/index.html.
 docs: .venv/installed-docs
-	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build # its first page is docs/index, so build/docs/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build
 
 bench: .venv/installed-package
 	$(BIN)/python scripts/benchmark.py $(ARGS)

@@ -1,4 +1,4 @@
-"""The API reference: one page for each package, on which every public name stands once. `make docs` builds it."""
+"""What the pages name exists: public names, files, presets, and one version everywhere."""
 
 import importlib
 import re
@@ -8,7 +8,9 @@ import pytest
 
 import jax_mnist
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / ".github/SECURITY.md", *sorted(DOCS.glob("*.md"))]
 PACKAGES = ["analysis", "chapter", "data", "export", "losses", "metrics", "models", "plots", "speedrun", "training"]
 TYPES = ["Batch", "Dataset", "EpochRecord", "History", "Layer", "Learner", "Metrics", "Model", "Splits", "TrainState"]
 
@@ -52,5 +54,30 @@ def test_each_public_object_is_on_exactly_one_page():
 
 def test_contents_list_every_page():
     contents = (DOCS / "index.md").read_text(encoding="utf-8")
-    pages = re.findall(r"^reference/(\w+)$", contents, re.MULTILINE)
-    assert sorted(pages) == sorted(path.stem for path in DOCS.glob("reference/*.md"))
+    listed = re.findall(r"^(?:reference/)?\w+$", contents, re.MULTILINE)
+    pages = [*DOCS.glob("*.md"), *DOCS.glob("reference/*.md")]
+    assert sorted([*listed, "index"]) == sorted(path.relative_to(DOCS).with_suffix("").as_posix() for path in pages)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_file_that_a_page_names_exists(page):
+    text = page.read_text(encoding="utf-8")
+    links = [page.parent / link for link in re.findall(r"\]\((?!\w+:)([^)#]+)[^)]*\)", text)]
+    named = re.findall(r"`((?:docs|jax_mnist|notebooks|scripts|tests)/[\w./]+)`|python (scripts/[\w./]+)", text)
+    missing = [path for path in [*links, *(ROOT / (code or command) for code, command in named)] if not path.exists()]
+    assert not missing
+
+
+def test_every_preset_that_a_page_names_exists():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"scripts/(?:train|sweep|lr_find)\.py (\w[\w-]*)", text))
+    assert named
+    assert named <= set(importlib.import_module("jax_mnist.recipes").RECIPES)
+
+
+def test_the_version_is_one():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)
+    assert released[0] == jax_mnist.__version__
+    assert re.findall(r"^version: (.+)$", citation, re.MULTILINE) == [jax_mnist.__version__]
