@@ -1,12 +1,15 @@
 """What the pages name exists: public names, files, presets, and one version everywhere."""
 
+import contextlib
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import jax_mnist
+from jax_mnist.cli.console import command
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -68,11 +71,15 @@ def test_every_file_that_a_page_names_exists(page):
     assert not missing
 
 
-def test_every_preset_that_a_page_names_exists():
+def test_every_command_on_a_page_parses():
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    named = set(re.findall(r"scripts/(?:train|sweep|lr_find)\.py (\w[\w-]*)", text))
-    assert named
-    assert named <= set(importlib.import_module("jax_mnist.recipes").RECIPES)
+    commands = re.findall(r"^ +(?:srun )?python scripts/(\w+)\.py(.*)$", text, re.MULTILINE)
+    assert {"train", "evaluate", "predict", "export_page", "sweep"} <= {name for name, _ in commands}
+    for name, args in commands:
+        if (ROOT / f"jax_mnist/cli/{name}.py").exists():
+            config_type, _ = importlib.import_module(f"jax_mnist.cli.{name}").main.args
+            with contextlib.suppress(SystemExit) if "--help" in args else contextlib.nullcontext():
+                assert command(config_type, lambda config: 0, shlex.split(args, comments=True)) == 0
 
 
 def test_the_version_is_one():
