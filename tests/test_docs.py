@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / ".github/SECURITY.md", *sorted(DOCS.glob("*.md"))]
 PACKAGES = ["analysis", "chapter", "data", "export", "losses", "metrics", "models", "plots", "speedrun", "training"]
-TYPES = ["Batch", "Dataset", "EpochRecord", "History", "Layer", "Learner", "Metrics", "Model", "Splits", "TrainState"]
+MODULES = ["recipes", "runs", "types"]
 
 
 def names_on_page(page):
@@ -26,8 +26,8 @@ def names_on_page(page):
     return module, re.findall(r"^\.\. auto(?:class|data|exception|function):: (\w+)$", text, re.MULTILINE)
 
 
-def test_reference_has_one_page_for_each_package_and_the_types():
-    assert sorted(path.stem for path in DOCS.glob("reference/*.md")) == sorted([*PACKAGES, "types"])
+def test_reference_has_one_page_for_each_package_and_module():
+    assert sorted(path.stem for path in DOCS.glob("reference/*.md")) == sorted([*PACKAGES, *MODULES])
     with_names = [path.parent.name for path in Path(jax_mnist.__file__).parent.glob("*/__init__.py")]
     assert {name for name in with_names if name != "cli"} <= set(PACKAGES)
 
@@ -39,15 +39,19 @@ def test_page_has_each_public_name_of_its_package_once(package):
     assert sorted(names) == sorted(importlib.import_module(f"jax_mnist.{package}").__all__)
 
 
-def test_page_of_types_has_each_type_once():
-    module, names = names_on_page("types")
-    assert module == "types"
-    assert sorted(names) == TYPES
+@pytest.mark.parametrize("page", MODULES)
+def test_page_has_each_public_class_and_function_of_its_module_once(page):
+    module = importlib.import_module(f"jax_mnist.{page}")
+    named, names = names_on_page(page)
+    assert named == page
+    defined = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    public = sorted(name for name in defined if not name.startswith("_"))
+    assert sorted(name for name in names if callable(getattr(module, name))) == public
 
 
 def test_each_public_object_is_on_exactly_one_page():
     documented = []
-    for page in [*PACKAGES, "types"]:
+    for page in [*PACKAGES, *MODULES]:
         package = importlib.import_module(f"jax_mnist.{page}")
         documented += [package, *(getattr(package, name) for name in names_on_page(page)[1])]
     for name in jax_mnist.__all__:
