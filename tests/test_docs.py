@@ -1,6 +1,5 @@
 """What the pages name exists: public names, files, presets, and one version everywhere."""
 
-import contextlib
 import importlib
 import re
 import shlex
@@ -82,8 +81,8 @@ def test_every_command_on_a_page_parses():
     for name, args in commands:
         if (ROOT / f"jax_mnist/cli/{name}.py").exists():
             config_type, _ = importlib.import_module(f"jax_mnist.cli.{name}").main.args
-            with contextlib.suppress(SystemExit) if "--help" in args else contextlib.nullcontext():
-                assert command(config_type, lambda config: 0, shlex.split(args, comments=True)) == 0
+            given = shlex.split(args.replace("--help", ""), comments=True)
+            assert command(config_type, lambda config: 0, given) == 0
 
 
 def test_the_version_is_one():
