@@ -2,11 +2,10 @@ import json
 import sys
 
 import pytest
-from PIL import Image
-
 from jax_mnist.cli.benchmark import main, time_in_turns
 from jax_mnist.cli.contests import Contest, Side
 from jax_mnist.cli.races import _process
+from PIL import Image
 
 
 def test_sides_are_interleaved_and_their_medians_compared():

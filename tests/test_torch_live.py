@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from flax import nnx
+from jax_mnist.cli.compare_torch import main
 from ladder import BATCH_SIZE, EPOCHS, RULES, SIZES, mixed, optimizer_of
 from record_torch import FILE, gradients, parameters, record, sgd, simple_net, tensors
 from record_torch import mnist_loss as torch_mnist_loss
@@ -27,7 +28,6 @@ from jax_mnist import (
     to_state_dict,
 )
 from jax_mnist.cli import torch_record
-from jax_mnist.cli.compare_torch import main
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
