@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from tyro.conf import subcommand
 
 from .cli import (
-    compare_torch,
     datasets,
     evaluate,
     export,
@@ -32,7 +31,6 @@ _RUNS: dict[Any, Callable[[Any], int]] = {
     evaluate.EvaluateConfig: evaluate.run,
     export.ExportConfig: export.run,
     predict.PredictConfig: predict.run,
-    compare_torch.CompareTorchConfig: compare_torch.run,
     speedrun.SpeedrunConfig: speedrun.run,
     export_folder.ExportFolderConfig: export_folder.run,
     export_page.ExportPageConfig: export_page.run,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -25,25 +24,14 @@ FLOAT64_EPOCHS = 2
 FLOAT64_TOLERANCE, FLOAT32_TOLERANCE, IMAGES_TOLERANCE = 1e-12, 1e-5, 2
 
 
-class Run(NamedTuple):
-    """What is trained by plain SGD; `sizes` None is `cnn()`. `same` promises equal results in float32 too."""
-
-    sizes: tuple[int, ...] | None
-    learning_rate: float
-    batch_size: int
-    epochs: int
-    same: bool = True
-
-
+# Plain SGD: the sizes of the layers (of cnn() its own), learning rate, batch size, epochs.
 RUNS = {
-    ("mnist_sample", "linear"): Run((784, 1), 1.0, 256, 20),
-    ("mnist_sample", "mlp"): Run((784, 30, 1), 0.1, 256, 40),
-    ("mnist_sample", "cnn"): Run(None, 0.1, 256, 2),
-    ("mnist", "linear"): Run((784, 10), 0.1, 256, 20),
-    # In float32 one of 512 ReLUs, over 938 steps an epoch, soon rounds to the other side of 0: the difference of the
-    # parameters grew from 4e-7 to 5e-5 in that step and to 6e-4 in the next.
-    ("mnist", "mlp"): Run((784, 512, 10), 0.3, 64, 20, same=False),
-    ("mnist", "cnn"): Run(None, 0.1, 256, 2, same=False),
+    ("mnist_sample", "linear"): ((784, 1), 1.0, 256, 20),
+    ("mnist_sample", "mlp"): ((784, 30, 1), 0.1, 256, 40),
+    ("mnist_sample", "cnn"): (None, 0.1, 256, 2),
+    ("mnist", "linear"): ((784, 10), 0.1, 256, 20),
+    ("mnist", "mlp"): ((784, 512, 10), 0.3, 64, 20),
+    ("mnist", "cnn"): (None, 0.1, 256, 2),
 }
 
 
@@ -75,57 +63,47 @@ class CompareTorchConfig:
 
 
 class Compared(NamedTuple):
-    """An epoch of both: their records, correct validation images, and the largest difference of a parameter."""
+    """An epoch of both: their records, and the largest difference of a parameter."""
 
-    torch: EpochRecord
+    theirs: EpochRecord
     ours: EpochRecord
-    torch_correct: int
-    our_correct: int
     difference: float
 
 
 def compare(task: Task, epochs: int) -> Iterator[Compared]:
     """Train both, in the float type of the task's parameters, and yield every epoch."""
-    theirs = torch_side.make_learner(task)
-    (x, y), valid = (torch_side.flat_tensors(dataset, theirs) for dataset in task.splits)
-    count, images = len(x), len(task.splits.valid)
+    learner = torch_side.make_learner(task)
+    (x, y), valid = (torch_side.flat_tensors(dataset, learner) for dataset in task.splits)
     for state, ours in fit_epochs(None, task.learner, task.splits, epochs=epochs, state=task.state):
-        indices, mask = map(np.asarray, epoch_indices(task.state.key, ours.epoch - 1, count, task.learner.batch_size))
-        began = time.perf_counter()
-        batches = ((x[row[real]], y[row[real]]) for row, real in zip(indices, mask, strict=True))
-        losses = torch_side.train(theirs.module, theirs.loss, theirs.optimizer, batches)
-        trained = time.perf_counter()
-        loss, correct = torch_side.evaluate(theirs, *valid)
-        seconds = trained - began, time.perf_counter() - trained
-        train_loss = float(np.average(losses, weights=mask.sum(axis=1)))
-        pairs = zip(theirs.module.state_dict().values(), to_state_dict(state.params).values(), strict=True)
-        difference = max(float(np.abs(tensor.cpu().numpy() - array).max()) for tensor, array in pairs)
-        record = EpochRecord(ours.epoch, train_loss, loss, correct / images, *seconds)
-        yield Compared(record, ours, correct, round(ours.accuracy * images), difference)
+        order = epoch_indices(task.state.key, ours.epoch - 1, len(x), task.learner.batch_size)
+        rows = [indices[mask] for indices, mask in zip(*map(np.asarray, order), strict=True)]
+        batches = ((x[indices], y[indices]) for indices in rows)
+        losses = torch_side.train(learner.module, learner.loss, learner.optimizer, batches)
+        loss, correct = torch_side.evaluate(learner, *valid)
+        train_loss = float(np.average(losses, weights=[len(indices) for indices in rows]))
+        theirs = ours._replace(train_loss=train_loss, valid_loss=loss, accuracy=correct / len(task.splits.valid))
+        pairs = zip(learner.module.state_dict().values(), to_state_dict(state.params).values(), strict=True)
+        yield Compared(theirs, ours, max(float(np.abs(t.cpu().numpy() - array).max()) for t, array in pairs))
 
 
 def run(config: CompareTorchConfig) -> int:
     """Compare as configured; return 1 if the two do not agree, else 0."""
-    chosen, splits = RUNS[config.dataset, config.model], load(config.dataset)
-    epochs = chosen.epochs if config.epochs is None else config.epochs
+    sizes, learning_rate, batch_size, epochs = RUNS[config.dataset, config.model]
+    epochs = epochs if config.epochs is None else config.epochs
     if epochs < 1:
         raise ValueError(f"--epochs must be 1 or more, got {epochs}")
-    console, device = Console(width=120), use_platform(config.platform)
+    console, device, splits = Console(width=120), use_platform(config.platform), load(config.dataset)
     config.out.mkdir(parents=True, exist_ok=True)
-    classes = 1 if config.dataset == "mnist_sample" else 10
-    model = mlp(chosen.sizes) if chosen.sizes else cnn(classes=classes)
-
-    def start() -> Task:
-        options = {"batch_size": chosen.batch_size, "seed": config.seed, "platform": device.platform}
-        return make_task(model, splits, chosen.learning_rate, **options)
-
+    model = mlp(sizes) if sizes else cnn(classes=1 if config.dataset == "mnist_sample" else 10)
+    options = {"batch_size": batch_size, "seed": config.seed, "platform": device.platform}
     with jax.default_matmul_precision("highest"):
-        task = start()
+        task = make_task(model, splits, learning_rate, **options)
         settings = torch_side.fastest_epoch(task, "sliced tensors")
         console.print(f"{describe(device)}; {torch_side.version()}, {torch_side.describe(settings)}", highlight=False)
         with torch_side.threads(settings.threads):
             with jax.enable_x64(True):
-                exact = max(row.difference for row in compare(start(), min(FLOAT64_EPOCHS, epochs)))
+                exact_task = make_task(model, splits, learning_rate, **options)
+                exact = max(row.difference for row in compare(exact_task, min(FLOAT64_EPOCHS, epochs)))
             rows = list(compare(task, epochs))
         console.print(_table(rows))
         if config.timed_epochs > 0:
@@ -134,43 +112,47 @@ def run(config: CompareTorchConfig) -> int:
                 sides.append(torch_side.epoch_side(task, way, torch_side.fastest_epoch(task, way, config.compile)))
             contest = Contest("training only, every epoch shuffled", "epoch", sides, 0.0)
             console.print(table(time_contest(contest, config.timed_epochs)))
-    histories = {"PyTorch": [row.torch for row in rows], "JAX": [row.ours for row in rows]}
+    histories = {"PyTorch": [row.theirs for row in rows], "JAX": [row.ours for row in rows]}
     axes = plots.runs({name: History.from_records(records) for name, records in histories.items()})
     with atomic_write(config.out / "curves.png") as temporary:
         axes[0].figure.savefig(temporary, dpi=100)
     console.print(f"plot of both: {config.out / 'curves.png'}", highlight=False, soft_wrap=True)
-    return EXIT_OK if _agree(exact, rows[-1], chosen.same, console) else EXIT_TARGET_MISSED
+    # In float32 one of 512 ReLUs, over 938 steps an epoch, soon rounds to the other side of 0: the difference of the
+    # parameters grew from 4e-7 to 5e-5 in that step and to 6e-4 in the next.
+    promised = config.dataset == "mnist_sample" or config.model == "linear"
+    return EXIT_OK if _agree(exact, rows[-1], len(splits.valid), promised, console) else EXIT_TARGET_MISSED
 
 
 def _table(rows: list[Compared]) -> Table:
     table = Table("epoch", title="float32, on the validation images")
     for column in ("PyTorch loss", "JAX loss", "PyTorch accuracy", "JAX accuracy", "largest parameter difference"):
         table.add_column(column, justify="right")
-    for row in rows:
-        losses = f"{row.torch.valid_loss:.6f}", f"{row.ours.valid_loss:.6f}"
-        accuracies = f"{row.torch.accuracy:.4f}", f"{row.ours.accuracy:.4f}"
-        table.add_row(str(row.ours.epoch), *losses, *accuracies, f"{row.difference:.1e}")
+    for theirs, ours, difference in rows:
+        losses = f"{theirs.valid_loss:.6f}", f"{ours.valid_loss:.6f}"
+        table.add_row(f"{ours.epoch}", *losses, f"{theirs.accuracy:.4f}", f"{ours.accuracy:.4f}", f"{difference:.1e}")
     return table
 
 
-def _agree(exact: float, last: Compared, same: bool, console: Console) -> bool:
-    """Print the three checks; return whether those that count hold."""
-    correct = f"{last.torch_correct:,} correct in PyTorch, {last.our_correct:,} in JAX"
-    apart = abs(last.torch_correct - last.our_correct)
+def _agree(exact: float, last: Compared, images: int, promised: bool, console: Console) -> bool:
+    """Print the three checks; return whether those that are promised hold."""
+    theirs, ours = (round(record.accuracy * images) for record in (last.theirs, last.ours))
     difference = "largest difference of a parameter"
     checks = [
-        (f"float64: {difference} {exact:.1e}, below {FLOAT64_TOLERANCE:g}", exact < FLOAT64_TOLERANCE, True),
+        (f"float64: {difference} {exact:.1e}, below {FLOAT64_TOLERANCE:g}", exact < FLOAT64_TOLERANCE),
         (
             f"float32: {difference} {last.difference:.1e}, at most {FLOAT32_TOLERANCE:g}",
             last.difference <= FLOAT32_TOLERANCE,
-            same,
         ),
-        (f"float32: {correct}, at most {IMAGES_TOLERANCE} apart", apart <= IMAGES_TOLERANCE, same),
+        (
+            f"float32: {theirs:,} correct in PyTorch, {ours:,} in JAX, at most {IMAGES_TOLERANCE} apart",
+            abs(theirs - ours) <= IMAGES_TOLERANCE,
+        ),
     ]
-    for text, holds, counts in checks:
-        word = "yes" if holds else "NO " if counts else "no, not promised for this run:"
-        console.print(f"{word} {text}", style="red" if counts and not holds else "", highlight=False, soft_wrap=True)
-    return all(holds for _, holds, counts in checks if counts)
+    failed = [text for text, holds in checks if not holds and (promised or text.startswith("float64"))]
+    for text, holds in checks:
+        word = "yes" if holds else "NO " if text in failed else "no, not promised for this run:"
+        console.print(f"{word} {text}", style="red" if text in failed else "", highlight=False, soft_wrap=True)
+    return not failed
 
 
 main: Any = script(CompareTorchConfig, run)

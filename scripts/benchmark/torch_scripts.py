@@ -1,9 +1,9 @@
 """PyTorch programs as their users write them: the record recipe for MNIST, and the chapter's net. They import no JAX.
 
-    python scripts/benchmark/torch_scripts.py record --threads 2 --channels-last --out DIR
-    python scripts/benchmark/torch_scripts.py chapter --data-loader --out DIR
+    python scripts/benchmark/torch_scripts.py record --threads 2 --channels-last
+    python scripts/benchmark/torch_scripts.py chapter --data-loader
 
-Both read the bundled IDX files and write DIR/result.json; the chapter's also draws DIR/curves.png.
+Both read the bundled IDX files and write result.json; the chapter's also draws curves.png.
 
 The record recipe is that of https://github.com/tuomaso/train_mnist_fast: its net, its Adam, one epoch of batches of 256
 in file order, a one-cycle schedule. The code is our own.
@@ -20,10 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 try:
-    import torch  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]  # lint runs without PyTorch too
     from torch import nn  # pyright: ignore[reportMissingImports]
-    from torch.nn.functional import cross_entropy  # pyright: ignore[reportMissingImports]
-    from torch.utils.data import DataLoader  # pyright: ignore[reportMissingImports]
 except ImportError:
     print('error: PyTorch is not installed; run: pip install "jax_mnist[compare]"', file=sys.stderr)
     sys.exit(2)
@@ -69,7 +67,7 @@ def train_record(seed: int, x: Any, y: Any, channels_last: bool = False, compile
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2, betas=(0.7, 0.9))
     batches = slices(x, y, BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=len(batches), cycle_momentum=False)
-    train(torch.compile(net) if compiled else net, cross_entropy, optimizer, batches, schedule)
+    train(torch.compile(net) if compiled else net, nn.functional.cross_entropy, optimizer, batches, schedule)
     return net
 
 
@@ -98,7 +96,7 @@ def slices(x: Any, y: Any, batch_size: int, shuffle: bool = False) -> list[tuple
 def data_loader(x: Any, y: Any, batch_size: int, shuffle: bool = False) -> Any:
     """Return the chapter's DataLoader over list(zip(x, y))."""
     pairs: Any = list(zip(x, y, strict=True))
-    return DataLoader(pairs, batch_size, shuffle)
+    return torch.utils.data.DataLoader(pairs, batch_size, shuffle)
 
 
 def record_accuracy(net: Any, x: Any, y: Any) -> float:
@@ -113,8 +111,10 @@ def chapter_loss(logits: Any, y: Any) -> Any:
     return torch.where(y == 1, 1 - predictions, predictions).mean()
 
 
-def train_chapter(epochs: int, with_loader: bool, device: str, out: Path) -> float:
+def train_chapter(epochs: int, with_loader: bool, device: str) -> float:
     """Train the chapter's net on 3s and 7s, draw curves.png, and return the accuracy on the validation images."""
+    import matplotlib.pyplot as plt
+
     (x, y), (valid_x, valid_y) = (threes_and_sevens(part, device) for part in ("train", "t10k"))
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(784, 30), nn.ReLU(), nn.Linear(30, 1)).to(device)
@@ -127,7 +127,11 @@ def train_chapter(epochs: int, with_loader: bool, device: str, out: Path) -> flo
             logits = net(valid_x)
             correct = (logits.squeeze(1) > 0) == (valid_y == 1)
             rows.append((np.mean(losses), chapter_loss(logits, valid_y).item(), correct.float().mean().item()))
-    draw_curves(rows, out / "curves.png")
+    _, ax = plt.subplots()
+    ax.plot(rows, label=["train loss", "valid loss", "accuracy"])
+    ax.set_xlabel("epoch")
+    ax.legend()
+    plt.savefig("curves.png")
     return rows[-1][-1]
 
 
@@ -137,20 +141,6 @@ def threes_and_sevens(part: str, device: str) -> tuple[Any, Any]:
     chosen = np.isin(labels, (3, 7))
     x, y = torch.from_numpy(images[chosen]).to(device), torch.from_numpy(labels[chosen] == 3).to(device)
     return x.float() / 255, y.long()
-
-
-def draw_curves(rows: Sequence[Sequence[float]], path: Path) -> None:
-    """Draw the losses and the accuracy of every epoch."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    _, ax = plt.subplots()
-    ax.plot(rows, label=["train loss", "valid loss", "accuracy"])
-    ax.set_xlabel("epoch")
-    ax.legend()
-    plt.savefig(path)
 
 
 def read_idx(name: str, header: int) -> np.ndarray:
@@ -163,28 +153,21 @@ def main(args: Sequence[str] | None = None) -> None:
     """Train as the options say and write result.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("program", choices=["record", "chapter"])
-    parser.add_argument("--out", type=Path, required=True, help="existing directory for the results")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="PyTorch's threads, its own choice by default")
     parser.add_argument("--channels-last", action="store_true", help="the record recipe in this memory layout")
-    parser.add_argument(
-        "--data-loader", action="store_true", help="the chapter's batches from a DataLoader, not sliced"
-    )
+    parser.add_argument("--data-loader", action="store_true", help="the chapter's batches, sliced otherwise")
     parser.add_argument("--epochs", type=int, default=40, help="of the chapter's net")
     options = parser.parse_args(args)
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.program == "chapter":
-        accuracy = train_chapter(options.epochs, options.data_loader, options.device, options.out)
+        accuracy = train_chapter(options.epochs, options.data_loader, options.device)
     else:
-        train, test = (
-            tensors_of(
-                read_idx(f"{part}-images", 16).reshape(-1, 28, 28), read_idx(f"{part}-labels", 8), options.device
-            )
-            for part in ("train", "t10k")
-        )
+        parts = [(read_idx(f"{part}-images", 16), read_idx(f"{part}-labels", 8)) for part in ("train", "t10k")]
+        train, test = (tensors_of(images.reshape(-1, 28, 28), labels, options.device) for images, labels in parts)
         accuracy = record_accuracy(train_record(0, *train, options.channels_last), *test)
-    (options.out / "result.json").write_text(json.dumps({"accuracy": accuracy}) + "\n")
+    Path("result.json").write_text(json.dumps({"accuracy": accuracy}) + "\n")
 
 
 if __name__ == "__main__":

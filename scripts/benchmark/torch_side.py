@@ -54,7 +54,7 @@ def make_learner(task: Task) -> TorchLearner:
     module = nn.Sequential(*layers[:-1]).to(arrays[0].dtype)
     module.load_state_dict(dict(zip(module.state_dict(), arrays, strict=True)))
     module.to(choose_device(task.platform))
-    loss = torch_scripts.chapter_loss if len(arrays[-1]) == 1 else torch_scripts.cross_entropy
+    loss = torch_scripts.chapter_loss if len(arrays[-1]) == 1 else nn.functional.cross_entropy
     return TorchLearner(module, torch.optim.SGD(module.parameters(), lr=task.learning_rate), loss)
 
 
@@ -121,13 +121,13 @@ def fastest_record(splits: Splits, platform: str, compiled: bool = False) -> Set
 
 
 def _fastest(make: Callable[[Settings], Side], has_kernels: bool, compiled: bool) -> Settings:
-    """Return the settings whose side has the fastest of three runs, in turns with the others and after a first run."""
+    """Return the settings whose side has the fastest of five runs, in turns with the others and after a first run."""
     # PyTorch's threads wait by spinning: if others use the cores too, one can be ten times as fast as two.
     counts = sorted({1, torch.get_num_threads()})
     layouts, compiling = ([False, True] if tried else [False] for tried in (has_kernels, compiled))
     candidates = [Settings(*values) for values in itertools.product(counts, layouts, compiling)]
     try:
-        times = time_in_turns([make(settings).work for settings in candidates], 3)
+        times = time_in_turns([make(settings).work for settings in candidates], 5)
     except Exception as error:  # torch.compile fails in as many ways as there are compilers
         if not compiled:
             raise
