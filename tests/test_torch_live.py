@@ -196,10 +196,10 @@ def test_compare_torch_confirms_float_agreement(tmp_path, capsys, options):
 
 
 def test_cnn_agrees_in_both_floats(sample):
-    splits = Splits(sample.train[::8], sample.valid[::8])
+    net, splits = cnn((4, 6), hidden=(16,), classes=1), Splits(sample.train[::8], sample.valid[::8])
     for tolerance, x64 in ((1e-12, True), (1e-5, False)):
         with jax.enable_x64(x64):
-            (row,) = compare_torch.compare(contests.make_task(cnn(classes=1), splits, 0.1), 1)
+            (row,) = compare_torch.compare(contests.make_task(net, splits, 0.1), 1)
         assert row.difference < tolerance
         assert row.theirs.train_loss == pytest.approx(row.ours.train_loss, rel=1e-5)
         assert row.theirs.accuracy == pytest.approx(row.ours.accuracy, abs=2 / len(splits.valid))

@@ -1,4 +1,4 @@
-"""What the benchmark times: for each claim, our way and the ways that people use today."""
+"""The contests: for each claim about speed, our way and the ways that people use today."""
 
 import functools
 import importlib
@@ -32,6 +32,7 @@ class Setup(NamedTuple):
 
 
 SCRIPTS = Path(__file__).parents[1]
+# None without PyTorch, whose sides are then left out.
 torch_side: Any = importlib.import_module(".torch_side", __package__) if importlib.util.find_spec("torch") else None
 
 CONTESTS: dict[str, Callable[[Setup], Contest]] = {
@@ -60,7 +61,7 @@ CONTESTS: dict[str, Callable[[Setup], Contest]] = {
 def dense_epoch(
     setup: Setup, dataset: str, sizes: tuple[int, ...], rate: float, batch_size: int = 256, shuffle: bool = False
 ) -> Contest:
-    """An epoch of SGD: ours, a step at a time, and in PyTorch with a DataLoader and with sliced tensors."""
+    """Compare an epoch of SGD: in one program, a step at a time, and in PyTorch with DataLoader and sliced tensors."""
     splits = load(dataset) if dataset == "mnist_sample" else some_digits(6_000 if setup.quick else 60_000)
     task = make_task(mlp(sizes), splits, rate, batch_size=batch_size, shuffle=shuffle, platform=setup.platform)
     sides = [epoch_side(task), steps_side(task)]
@@ -78,7 +79,7 @@ def some_digits(count: int) -> Splits:
 
 
 def cnn_epoch(setup: Setup) -> Contest:
-    """The record recipe from random weights, in our `cnn` and in PyTorch."""
+    """Compare the record recipe from random weights, with our `cnn` and in PyTorch."""
     splits = some_digits(5_120 if setup.quick else 60_000)
     sides = [record_epoch(setup, "JAX, cnn() in train_epoch", cnn(padding="VALID"), splits)]
     if torch_side:
@@ -88,7 +89,7 @@ def cnn_epoch(setup: Setup) -> Contest:
 
 
 def record_epoch(setup: Setup, name: str, model: Model, splits: Splits) -> Side:
-    """Return the record recipe's epoch in JAX, for another model than its own if need be."""
+    """Return the record recipe's epoch of a model in JAX."""
     steps = -(-len(splits.train) // 256)
     optimizer = optax.adam(optax.cosine_onecycle_schedule(steps, 1e-2), b1=0.7, b2=0.9)
     learner = Learner(model, softmax_cross_entropy, optimizer, shuffle=False)
@@ -97,7 +98,7 @@ def record_epoch(setup: Setup, name: str, model: Model, splits: Splits) -> Side:
 
 
 def cnn_plain(setup: Setup) -> Contest:
-    """Ten batches of the same net on our convolution and on JAX's own, which takes long in a `lax.scan`."""
+    """Compare our convolution with JAX's own, in ten batches of the same net, since its `lax.scan` is slow."""
     from flax import nnx
 
     # Wrapped in a partial, since from_flax replaces lax.conv_general_dilated itself by conv2d.
@@ -119,7 +120,7 @@ def cnn_plain(setup: Setup) -> Contest:
 
 
 def fastest(setup: Setup) -> Contest:
-    """The speedrun and PyTorch's record recipe, with the data in memory."""
+    """Compare the speedrun with PyTorch's record recipe, with the data in memory."""
     splits = some_digits(5_120 if setup.quick else 60_000)
     images, labels = jax.device_put((splits.train.images, splits.train.labels))
     trained: list[Any] = []
@@ -140,7 +141,7 @@ def fastest(setup: Setup) -> Contest:
 
 
 def whole_process(setup: Setup) -> Contest:
-    """The same two as processes, from the prompt to the accuracy: importing and compiling count."""
+    """Compare the same two as processes, from the prompt to the accuracy: importing and compiling count."""
     sides = [process("speedrun.py", "--seeds", "1", "--platform", setup.platform, "--json", "result.json")]
     if torch_side:
         settings = torch_side.fastest_record(load("mnist"), setup.platform)
@@ -149,7 +150,7 @@ def whole_process(setup: Setup) -> Contest:
 
 
 def whole_process_chapter(setup: Setup) -> Contest:
-    """The chapter's net as a process, from the prompt to the accuracy and the pictures."""
+    """Compare processes that train the chapter's net, from the prompt to the accuracy and the pictures."""
     epochs = ["--epochs", "4" if setup.quick else "40"]
     sides = [process("train.py", *epochs, "--platform", setup.platform, "--out", "run", result="run/result.json")]
     if torch_side:
@@ -186,7 +187,7 @@ def torch_process(setup: Setup, name: str, settings: Any, *options: str) -> Side
 
 
 def many_models(setup: Setup) -> Contest:
-    """Whole runs of the chapter's net from many seeds, at once and one by one."""
+    """Compare runs of the chapter's net from many seeds, at once and one by one."""
     splits, epochs, count = load("mnist_sample"), 4 if setup.quick else 40, 8 if setup.quick else 64
     learner = Learner(mlp((784, 30, 1)), mnist_loss, optax.sgd(0.1))
     accuracies: dict[str, float] = {}
@@ -216,7 +217,7 @@ def many_models(setup: Setup) -> Contest:
 
 
 def grow(setup: Setup, quantity: str, values: Sequence[int], images: int = 60_000) -> Contest:
-    """Epochs of a dense net on the ten digits, for growing values of one of its sizes."""
+    """Compare epochs of a dense net on the ten digits, for growing values of one size."""
     sides = []
     for value in values[:2] if setup.quick else values:
         sizes = {"images": 10_000 if setup.quick else images, "hidden units": 128, "batch size": 256, quantity: value}
@@ -226,7 +227,7 @@ def grow(setup: Setup, quantity: str, values: Sequence[int], images: int = 60_00
 
 
 def grow_seeds(setup: Setup, counts: Sequence[int]) -> Contest:
-    """Epochs of `fit_many`, without its evaluation, for growing numbers of members in one order."""
+    """Compare epochs of `fit_many`, without its evaluation, for growing numbers of members in one order."""
     train, valid = jax.device_put(load("mnist_sample"))
     learner = Learner(mlp((784, 30, 1)), mnist_loss, optax.sgd(0.1))
 

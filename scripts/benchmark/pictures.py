@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from .timing import Timed
 
-OURS, THEIRS = "#d62728", "#1f77b4"
+OURS, THEIRS = "#D55E00", "#0072B2"  # two colours that a colour-blind reader can tell apart
 
 
 def bars(timed: Sequence[Timed], machine: str) -> Figure | None:

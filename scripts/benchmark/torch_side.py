@@ -13,7 +13,7 @@ from . import torch_scripts
 from .jax_side import Task
 from .timing import Side, time_in_turns
 
-# PyTorch comes from there, where it is missing in a way that says how to install it.
+# torch comes from torch_scripts, which prints how to install it if it is missing.
 from .torch_scripts import BATCH_SIZE, Settings, describe, nn, tensors_of, torch, train
 
 
