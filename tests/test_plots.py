@@ -114,22 +114,6 @@ def test_zero_gradient_norms_give_a_flat_line():
     assert plots.gradient_norms(np.zeros(4)).lines[0].get_ydata().tolist() == [0] * 5
 
 
-def test_timings_have_a_bar_and_a_label_for_the_median():
-    alternatives = {"ours": [0.1, 0.2, 0.9], "theirs": [1000.0, 3000.0]}
-    (ax,) = plots.timings({"an epoch": alternatives})
-    assert [bar.get_width() for bar in ax.patches] == [0.2, 2000]
-    assert [list(line.get_xdata()) for line in ax.lines] == list(alternatives.values())
-    assert [text.get_text() for text in ax.texts] == ["median 0.2", "median 2,000"]
-    ax.figure.canvas.draw()
-    axes, figure = ax.get_window_extent(), ax.figure.bbox
-    assert all(axes.x1 < text.get_window_extent().x0 < text.get_window_extent().x1 <= figure.x1 for text in ax.texts)
-
-
-def test_growth_has_one_axes_for_each_group():
-    axes = plots.growth({name: ("images", [1, 2], [[1.0], [2.0]]) for name in "abc"})
-    assert len(axes) == len(axes[0].figure.axes) == 3
-
-
 def test_no_images_are_refused():
     with pytest.raises(ValueError, match="0 images"):
         plots.digits(np.zeros((0, 28, 28)))

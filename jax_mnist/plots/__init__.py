@@ -3,7 +3,6 @@
 from .chapter import parabola, tangent
 from .evaluation import confusion_matrix, gradient_norms, reliability
 from .images import digit, digits, pixel_table, predictions
-from .speed import growth, timings
 from .training import curves, runs, sweep
 
 __all__ = [
@@ -12,7 +11,6 @@ __all__ = [
     "digit",
     "digits",
     "gradient_norms",
-    "growth",
     "parabola",
     "pixel_table",
     "predictions",
@@ -20,5 +18,4 @@ __all__ = [
     "runs",
     "sweep",
     "tangent",
-    "timings",
 ]
