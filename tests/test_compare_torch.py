@@ -21,6 +21,7 @@ def test_without_pytorch_the_error_says_what_to_install(script):
     assert ended.returncode == 2
 
 
+@pytest.mark.slow
 def test_pytorch_programs_do_not_import_jax():
     pytest.importorskip("torch")
     script = str(SCRIPTS / "benchmark" / "torch_scripts.py")
