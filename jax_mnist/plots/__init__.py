@@ -1,5 +1,6 @@
-"""Matplotlib plots. Each function takes arrays, most take the axes to draw on, and all return the axes."""
+"""Matplotlib plots in one style. Each function takes arrays, most take the axes to draw on, and all return the axes."""
 
+from .axes import STYLE
 from .chapter import parabola, tangent
 from .evaluation import confusion_matrix, gradient_norms, reliability
 from .images import digit, digits, pixel_table, predictions
@@ -7,6 +8,7 @@ from .speed import growth, timings
 from .training import curves, runs, sweep
 
 __all__ = [
+    "STYLE",
     "confusion_matrix",
     "curves",
     "digit",
