@@ -10,13 +10,13 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 TEXTS = sorted(FOLDER.glob("*.md"))
 
 
-def test_every_notebook_has_its_text():
+def test_each_notebook_has_a_text():
     assert TEXTS
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == [path.stem for path in TEXTS]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.stem)
-def test_what_is_stored_is_the_text_run_to_its_end(text):
+def test_stored_notebook_is_its_text_run_without_errors(text):
     stored = nbformat.read(text.with_suffix(".ipynb"), as_version=4)
     nbformat.validate(stored)
     assert [cell.source for cell in stored.cells] == [cell.source for cell in jupytext.read(text).cells]

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from matplotlib import color_sequences, cycler, rc_context
+from matplotlib import color_sequences
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 # Petroff's ten colors, chosen to be told apart by color-blind readers.
 COLORS = color_sequences["petroff10"]
-BLUE, ORANGE, RED, GRAY = COLORS[:4]
+BLUE, _, RED, GRAY = COLORS[:4]
 
 # In inches: a figure is as wide as a page's text, or half as wide if its axes are square.
 WIDTH = 7.0
@@ -46,7 +46,7 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float] = SIZE) -> Axes:
     return plt.figure(figsize=size).add_subplot()
 
 
-@rc_context(STYLE)
-def file_axes(size: tuple[float, float] = SIZE) -> Axes:
-    """Return the axes of a new figure of this size in inches, to be saved to a file: it is unknown to pyplot."""
-    return Figure(figsize=size).add_subplot()
+def grid_size(cells: int) -> tuple[float, float]:
+    """Return the size in inches of a figure of cells x cells, each with room for a number such as 1,135."""
+    side = 1 + 0.4 * max(cells, 5)
+    return side, side

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from ..metrics import Calibration
-from .axes import BLUE, GRAY, RED, SQUARE, STYLE, axes_or_new
+from .axes import BLUE, GRAY, RED, SQUARE, STYLE, axes_or_new, grid_size
 
 
 @rc_context(STYLE)
@@ -23,8 +23,7 @@ def confusion_matrix(confusion: Integer[Any, "k k"], classes: Sequence[str], ax:
     4
     """
     confusion = np.asarray(confusion)
-    side = 1.2 + 0.44 * max(len(classes), 5)  # in inches: room for four digits and a comma in each cell
-    ax = axes_or_new(ax, (side, side))
+    ax = axes_or_new(ax, grid_size(len(classes)))
     errors = np.where(np.eye(len(classes), dtype=bool), 0, confusion)
     fractions = errors / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     ax.imshow(np.where(fractions > 0, fractions, np.nan), cmap="Reds", vmin=0, vmax=max(1.5 * fractions.max(), 1e-9))
