@@ -120,9 +120,7 @@ def test_browser_shows_the_page_without_a_network(page, tmp_path, width):
     with browser(tmp_path) as chromium:
         chromium.open(page, width, mobile=width < 500)
         widths = chromium.run("[...document.images].map(image => image.complete && image.naturalWidth)")
-        urls = [
-            e["params"]["request"]["url"] for e in chromium.events if e.get("method") == "Network.requestWillBeSent"
-        ]
+        sent = [event["params"] for event in chromium.events if event.get("method") == "Network.requestWillBeSent"]
         assert len(widths) == 4 + 3 * 6
         assert min(widths) >= 28
         assert {request["request"]["url"].partition(":")[0] for request in sent} <= {"file", "data"}
