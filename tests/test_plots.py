@@ -184,6 +184,14 @@ def test_plots_have_their_style_and_leave_matplotlibs_alone():
     assert not ax.spines["top"].get_visible()
 
 
+def test_notebook_stays_interactive_after_its_first_figure(monkeypatch):
+    figure = plt.figure
+    monkeypatch.setitem(matplotlib.rcParams, "interactive", False)
+    monkeypatch.setattr(plt, "figure", lambda **size: matplotlib.interactive(True) or figure(**size))
+    plots.curves(HISTORY)
+    assert matplotlib.is_interactive()  # else IPython shows no figure from the second on
+
+
 @pytest.mark.parametrize("plot", [plots.runs, lambda histories: [plots.sweep([0.1, 1.0], ACCURACIES)]])
 def test_lines_differ_by_color_and_by_dashes(plot):
     for ax in plot({"a": HISTORY, "b": HISTORY, "c": HISTORY}):

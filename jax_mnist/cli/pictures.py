@@ -16,12 +16,11 @@ from ..types import Dataset, History, Model, Params
 @contextlib.contextmanager
 def picture(path: Path) -> Iterator[Any]:
     """Yield axes to draw on in the style of `jax_mnist.plots`, then write their figure as a PNG, atomically."""
-    from matplotlib import rc_context  # here, because importing matplotlib takes 0.3 s
-    from matplotlib.figure import Figure  # known to no window and no screen, as pyplot's figures are
+    from matplotlib.figure import Figure  # here, because importing matplotlib takes 0.3 s; pyplot is not needed
 
-    from ..plots import STYLE
+    from ..plots.axes import styled
 
-    with rc_context(STYLE):
+    with styled():
         figure = Figure()
         yield figure.add_subplot()
         with atomic_write(path) as temporary:

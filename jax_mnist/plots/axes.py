@@ -1,8 +1,10 @@
 """The style of all plots, and the axes of new figures."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
-from matplotlib import color_sequences
+from matplotlib import color_sequences, rcParams
 from matplotlib.axes import Axes
 from matplotlib.rcsetup import cycler
 
@@ -35,6 +37,21 @@ STYLE: dict[Any, Any] = {
     "axes.prop_cycle": cycler(color=COLORS[:8]) + cycler(linestyle=["-", "--", "-.", ":"] * 2),
 }
 """Matplotlib settings of all plots here; `plt.style.use(plots.STYLE)` draws one's own plots in the same style."""
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Set STYLE within a block or, as a decorator, within a function, and restore what it replaced.
+
+    matplotlib.rc_context would restore all settings, also the one by which pyplot's first figure makes a notebook
+    interactive: no later figure would be shown.
+    """
+    before = {name: rcParams[name] for name in STYLE}
+    rcParams.update(STYLE)
+    try:
+        yield
+    finally:
+        rcParams.update(before)
 
 
 def axes_or_new(ax: Axes | None, size: tuple[float, float] = SIZE) -> Axes:

@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from .axes import BLUE, GRAY, RED, STYLE, WIDTH, axes_or_new
+from .axes import BLUE, GRAY, RED, WIDTH, axes_or_new, styled
 
 
-@rc_context(STYLE)
+@styled()
 def tangent(
     function: Callable[[Any], Any], at: float, low: float = -2, high: float = 2, ax: Axes | None = None
 ) -> Axes:
@@ -34,7 +33,7 @@ def tangent(
     return ax
 
 
-@rc_context(STYLE)
+@styled()
 def parabola(
     time: Float[Any, " n"], speed: Float[Any, " n"], fits: Sequence[Float[Any, " n"]], titles: Sequence[str] = ()
 ) -> np.ndarray:

@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from ..metrics import Calibration
-from .axes import BLUE, GRAY, RED, SQUARE, STYLE, axes_or_new, grid_size
+from .axes import BLUE, GRAY, RED, SQUARE, axes_or_new, grid_size, styled
 
 
-@rc_context(STYLE)
+@styled()
 def confusion_matrix(confusion: Integer[Any, "k k"], classes: Sequence[str], ax: Axes | None = None) -> Axes:
     """Plot a confusion matrix, labels as rows and predictions as columns, with the count in each cell.
 
@@ -38,7 +37,7 @@ def confusion_matrix(confusion: Integer[Any, "k k"], classes: Sequence[str], ax:
     return ax
 
 
-@rc_context(STYLE)
+@styled()
 def reliability(calibration: Calibration, ax: Axes | None = None) -> Axes:
     """Plot the reliability diagram: accuracy against confidence.
 
@@ -64,7 +63,7 @@ def reliability(calibration: Calibration, ax: Axes | None = None) -> Axes:
     return ax
 
 
-@rc_context(STYLE)
+@styled()
 def gradient_norms(norms: Float[Any, " n"], ax: Axes | None = None) -> Axes:
     """Plot the fraction of all gradient norms that the images with the largest norms make up.
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, Num
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from .axes import RED, STYLE, WIDTH, axes_or_new
+from .axes import RED, WIDTH, axes_or_new, styled
 
 
-@rc_context(STYLE)
+@styled()
 def digit(image: Num[Any, "h w"], title: str = "", ax: Axes | None = None, limit: float | None = None) -> Axes:
     """Plot one digit, or any other single-channel image, dark on light.
 
@@ -30,7 +29,7 @@ def digit(image: Num[Any, "h w"], title: str = "", ax: Axes | None = None, limit
     return ax
 
 
-@rc_context(STYLE)
+@styled()
 def digits(
     images: Num[Any, "n h w"],
     titles: Sequence[str] = (),
@@ -69,7 +68,7 @@ def digits(
     return ax
 
 
-@rc_context(STYLE)
+@styled()
 def pixel_table(image: Integer[Any, "h w"], ax: Axes | None = None) -> Axes:
     """Plot the pixel values of an image, each on its shade of gray: the chapter's shaded table.
 
@@ -90,7 +89,7 @@ def pixel_table(image: Integer[Any, "h w"], ax: Axes | None = None) -> Axes:
     return ax
 
 
-@rc_context(STYLE)
+@styled()
 def predictions(
     images: Num[Any, "n h w"],
     predicted: Sequence[str],

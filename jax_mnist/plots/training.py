@@ -5,15 +5,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ..types import History
-from .axes import BLUE, RED, STYLE, WIDTH, axes_or_new
+from .axes import BLUE, RED, WIDTH, axes_or_new, styled
 
 
-@rc_context(STYLE)
+@styled()
 def curves(history: History, ax: Axes | None = None) -> Axes:
     """Plot both losses of a run per epoch, and its accuracy on a second y-axis on the right.
 
@@ -37,7 +36,7 @@ def curves(history: History, ax: Axes | None = None) -> Axes:
     return ax
 
 
-@rc_context(STYLE)
+@styled()
 def runs(histories: Mapping[str, History]) -> np.ndarray:
     """Plot the validation loss (left) and the accuracy (right) of several named runs.
 
@@ -66,7 +65,7 @@ def runs(histories: Mapping[str, History]) -> np.ndarray:
     return axes
 
 
-@rc_context(STYLE)
+@styled()
 def sweep(
     learning_rates: Float[Any, " r"] | Sequence[float],
     accuracies: Mapping[str, Float[Any, "r s"]],
