@@ -54,7 +54,7 @@ def digits(
     columns = min(count, columns)
     inches = min(WIDTH / columns, 1.2)  # the width of a tile
     gap = max(width // 14, 1)
-    above = math.ceil(0.2 * width / inches) if titles else gap  # room for a title, or for nothing
+    above = math.ceil(0.26 * width / inches) if titles else gap  # room for a title, or for nothing
     # All tiles are one image on one axes: forty axes take a second to draw.
     limit = float(np.abs(images).max(initial=1e-9)) if signed else None
     tiles = np.full((-(-count // columns) * columns, above + height, gap + width), 0 if signed else images.min(), float)
@@ -86,6 +86,7 @@ def pixel_table(image: Integer[Any, "h w"], ax: Axes | None = None) -> Axes:
     ax.set_xticks(range(width))
     ax.set_yticks(range(height))
     ax.tick_params(length=0, labelsize=8, labeltop=True, labelbottom=False)
+    ax.spines[:].set_visible(False)
     return ax
 
 
