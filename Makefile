@@ -39,4 +39,4 @@ docs: .venv/installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build
 
 bench: .venv/installed-package
-	$(BIN)/python scripts/benchmark.py $(ARGS)
+	$(BIN)/python scripts/benchmark $(ARGS)
