@@ -13,7 +13,7 @@ from ..recipes import RECIPES, make_learner, read_data
 from ..runs import write_json
 from ..training.lr_find import lr_find
 from .console import EXIT_OK, Platform, Preset, describe, optional, script, use_platform
-from .pictures import load_plots, save_picture
+from .pictures import picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +50,13 @@ def run(config: LrFindConfig) -> int:
     with console.status("training at a hundred rates"):
         found = lr_find(jax.random.key(config.seed), learner, splits, epochs=config.trial_epochs)
     seconds = time.perf_counter() - start
-    ax = load_plots().sweep(found.rates, {"held-out loss": found.losses[:, None]})
-    ax.axvline(found.suggestion, color="black", linestyle=":", label=f"suggestion {found.suggestion:.2g}")
-    ax.set_ylabel("Loss")
-    ax.legend()
-    save_picture(config.out / "lr_find.png", ax)
+    from .. import plots  # importing matplotlib takes 0.3 s
+
+    with picture(config.out / "lr_find.png") as ax:
+        plots.sweep(found.rates, {"Held-out loss": found.losses[:, None]}, ax=ax)
+        ax.axvline(found.suggestion, color="black", linestyle=":", label=f"Suggestion {found.suggestion:.2g}")
+        ax.set_ylabel("Loss")
+        ax.legend()
     values = found._asdict() | {"rates": found.rates.tolist(), "losses": found.losses.tolist(), "seconds": seconds}
     options = {name: value for name, value in dataclasses.asdict(config).items() if name != "recipe"}
     write_json(config.out / "lr_find.json", config.recipe._asdict() | options | values)

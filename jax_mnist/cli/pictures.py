@@ -27,22 +27,6 @@ def picture(path: Path) -> Iterator[Any]:
             figure.savefig(temporary)
 
 
-def load_plots() -> Any:
-    """Import matplotlib, for drawing to files only, and return `jax_mnist.plots`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from .. import plots
-
-    return plots
-
-
-def save_picture(path: Path, ax: Any) -> None:
-    """Write the figure of these axes as a PNG, atomically."""
-    with atomic_write(path) as temporary:
-        ax.figure.savefig(temporary)
-
-
 def draw_run(
     out: Path,
     history: History,
