@@ -1,6 +1,8 @@
 """JAX as strict as it can be, for doctests too, and what many tests need."""
 
 import importlib.util
+import os
+import tempfile
 
 import jax
 import matplotlib
@@ -10,12 +12,65 @@ import pytest
 import jax_mnist
 from jax_mnist import Dataset, Splits
 
+QUICK_CPU_MINUTES = 4  # of all processes on a quiet machine; the quick tests fail at twice as many
+
+
+CPU_SECONDS = pytest.StashKey[float]()
+
+
+def is_quick(config):
+    return config.option.markexpr == "not slow"
+
 
 def pytest_configure(config):
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_debug_key_reuse", True)
     matplotlib.use("Agg")
     matplotlib.rcParams["figure.max_open_warning"] = 0
+    if is_quick(config):
+        save_compile_time(config)
+
+
+def save_compile_time(config):
+    """Skip LLVM's optimizations, and compile each program once: compiling is two thirds of the quick tests' time.
+
+    The workers, and the processes that tests start, share a compilation cache, empty at first and deleted in the end.
+    The whole suite compiles as users do.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = tempfile.TemporaryDirectory(prefix="jax_mnist_")
+        config.add_cleanup(cache.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
+    settings = {
+        "jax_compilation_cache_dir": os.environ["JAX_COMPILATION_CACHE_DIR"],
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+        "jax_disable_most_optimizations": True,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+
+
+def pytest_sessionfinish(session):
+    """Let each worker report its CPU time, and the quick tests fail if all took more than twice the budget."""
+    config, (own, system, *children) = session.config, os.times()[:4]
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["cpu_seconds"] = own + system + sum(children)
+    elif is_quick(config):
+        in_workers = config.stash.get(CPU_SECONDS, None)
+        minutes = (own + system + (sum(children) if in_workers is None else in_workers)) / 60
+        limit = 2 * QUICK_CPU_MINUTES
+        print(f"\n{minutes:.1f} CPU-minutes, at most {limit} are allowed")
+        if minutes > limit:
+            print("The quick tests take too long: make the slowest below smaller, or mark them slow.")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    stash = node.config.stash
+    stash[CPU_SECONDS] = stash.get(CPU_SECONDS, 0.0) + getattr(node, "workeroutput", {}).get("cpu_seconds", 0.0)
 
 
 def pytest_collection_modifyitems(items):

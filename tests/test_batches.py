@@ -14,9 +14,9 @@ def numbered(count):
 
 
 @given(st.integers(1, 60), st.integers(1, 70), st.booleans(), st.integers(0, 5))
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=4)
 def test_every_image_exactly_once(count, batch_size, shuffle, epoch):
-    indices, mask = epoch_indices(jax.random.key(1) if shuffle else None, epoch, count, batch_size)
+    indices, mask = map(np.asarray, epoch_indices(jax.random.key(1) if shuffle else None, epoch, count, batch_size))
     assert indices.shape == mask.shape == (-(-count // batch_size), batch_size)
     assert sorted(indices[mask].tolist()) == list(range(count))
     assert mask[:-1].all()
@@ -24,7 +24,7 @@ def test_every_image_exactly_once(count, batch_size, shuffle, epoch):
 
 def test_order_is_a_function_of_key_and_epoch():
     orders = [
-        epoch_indices(jax.random.key(seed), epoch, 1000, 1000)[0][0]
+        np.asarray(epoch_indices(jax.random.key(seed), epoch, 1000, 1000)[0][0])
         for seed, epoch in [(0, 0), (0, 0), (0, 1), (1, 0), (1, 1)]
     ]
     np.testing.assert_array_equal(orders[0], orders[1])
@@ -41,7 +41,9 @@ def test_order_is_uniform():
     assert ((counts - 500) ** 2 / 500).sum() < 55
 
 
-@pytest.mark.parametrize("count", [2, 1000, 65_536, 700_000])
+@pytest.mark.parametrize(
+    "count", [2, 65_536, *(pytest.param(count, marks=pytest.mark.slow) for count in (1000, 700_000))]
+)
 def test_order_is_a_permutation_without_runs_in_file_order(count):
     """One sort by 12 random bits would leave runs of about 170 of 700,000 images in file order."""
     order = np.asarray(random_order(jax.random.key(count), count))
@@ -62,7 +64,7 @@ def test_every_order_of_three_images_is_equally_likely():
 
 
 def test_mapping_batches_gives_one_row_for_each_image():
-    for batch_size in (1, 3, 7, 20):
+    for batch_size in (3, 20):
         sums, labels = map_batches(lambda batch: (batch.x.sum(axis=1), batch.y), numbered(7), batch_size)
         np.testing.assert_allclose(sums, numbered(7).images.sum(axis=(1, 2)) / 255, rtol=1e-6)
         assert labels.tolist() == list(range(7))

@@ -48,11 +48,12 @@ def assert_close(found, expected):
 def test_average_is_optax_debiased_ema_and_leaves_the_steps_unchanged(tiny):
     plain = Learner(MODEL, mnist_loss, optax.adam(0.1))
     reference = optax.ema(0.9, debias=True)
+    update = jax.jit(reference.update)
     reference_state = reference.init(MODEL.init(jax.random.key(0)))
     tracked = states_after_steps(plain._replace(optimizer=with_ema(optax.adam(0.1), decay=0.9)), tiny.train, epochs=5)
     assert len(tracked) == 20
     for state, plain_state in zip(tracked, states_after_steps(plain, tiny.train, epochs=5), strict=True):
-        expected, reference_state = reference.update(plain_state.params, reference_state)
+        expected, reference_state = update(plain_state.params, reference_state)
         jax.tree.map(np.testing.assert_array_equal, state.params, plain_state.params)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.opt_state.average, expected)
 
@@ -60,8 +61,9 @@ def test_average_is_optax_debiased_ema_and_leaves_the_steps_unchanged(tiny):
 @pytest.mark.parametrize("optimizer", [
     with_ema(SGD, 0.9),
     optax.chain(optax.clip_by_global_norm(1.0), with_ema(SGD, 0.9)),
-    optax.chain(with_ema(SGD, 0.9), optax.scale(0.5)),
-    with_ema(optax.lbfgs(), 0.9),
+    *(pytest.param(optimizer, marks=pytest.mark.slow) for optimizer in (
+        optax.chain(with_ema(SGD, 0.9), optax.scale(0.5)), with_ema(optax.lbfgs(), 0.9),
+    )),
 ], ids=["alone", "after_clip", "before_scale", "around_lbfgs"])  # fmt: skip
 def test_average_is_that_of_the_parameters_after_each_step(tiny, optimizer):
     states = states_after_steps(Learner(MODEL, mnist_loss, optimizer), tiny.train)
@@ -130,7 +132,7 @@ def test_two_averages_of_the_same_parameters_are_refused(tiny, optimizer):
         fit(jax.random.key(0), EMA._replace(optimizer=optimizer), tiny, epochs=1)
 
 
-@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("clip", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_schedule_free_is_evaluated_at_its_own_parameters(tiny, clip):
     optimizer = schedule_free_sgd(0.5)
     learner = EMA._replace(optimizer=optax.chain(optax.clip_by_global_norm(1.0), optimizer) if clip else optimizer)

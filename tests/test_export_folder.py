@@ -22,6 +22,7 @@ def exported(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_reading_back_gives_the_same_arrays_in_the_same_order(exported):
     for ours, read in zip(load("mnist_sample"), load(exported), strict=True):
         np.testing.assert_array_equal(ours.images, read.images)
@@ -29,6 +30,7 @@ def test_reading_back_gives_the_same_arrays_in_the_same_order(exported):
     assert class_names(exported) == class_names("mnist_sample")
 
 
+@pytest.mark.slow
 def test_files_and_counts_are_the_chapters(exported):
     counts = {f"{folder.parent.name}/{folder.name}": len(list(folder.iterdir())) for folder in exported.glob("*/*")}
     assert counts == {"train/3": 6131, "train/7": 6265, "valid/3": 1010, "valid/7": 1028}
@@ -37,6 +39,7 @@ def test_files_and_counts_are_the_chapters(exported):
 
 
 @pytest.mark.parametrize(("part", "digit"), [(0, 3), (1, 7)])
+@pytest.mark.slow
 def test_file_name_is_the_index_in_mnist(exported, part, digit):
     mnist = load("mnist")[part]
     files = sorted((exported / ("train", "valid")[part] / str(digit)).iterdir())[::100]
@@ -47,6 +50,7 @@ def test_file_name_is_the_index_in_mnist(exported, part, digit):
         assert mnist.labels[int(file.stem)] == digit
 
 
+@pytest.mark.slow
 def test_labels_csv_is_that_of_fastai(exported):
     with (exported / "labels.csv").open(newline="") as file:
         rows = list(csv.reader(file))

@@ -49,15 +49,17 @@ def test_top_losses_are_sorted_with_nan_first():
 @pytest.mark.parametrize(("make", "loss_fn"), [
     (lambda: mlp((784, 6, 1)), mnist_loss),
     (lambda: flax_mlp((784, 6, 2)), softmax_cross_entropy),
-    (lambda: cnn(filters=(3,), kernels=(3,), hidden=(), classes=2), softmax_cross_entropy),
+    pytest.param(
+        lambda: cnn(filters=(3,), kernels=(3,), hidden=(), classes=2), softmax_cross_entropy, marks=pytest.mark.slow
+    ),
 ], ids=["mlp", "flax_mlp", "cnn"])  # fmt: skip
 def test_gradient_norm_is_that_of_one_image(tiny, make, loss_fn):
     model = make()
     params = model.init(jax.random.key(0))
     norms = gradient_norms(Learner(model, loss_fn, ADAM), params, tiny.valid, batch_size=4)
+    gradient = jax.jit(jax.grad(lambda p, x, y: loss_fn(model.apply(p, x), y)[0]))
     for index, (image, label) in enumerate(tiny.valid):
-        batch = make_batch(image[None], label[None])
-        gradients = jax.grad(lambda p, b=batch: loss_fn(model.apply(p, b.x), b.y)[0])(params)
+        gradients = gradient(params, image.reshape(1, -1) / np.float32(255), label[None])
         expected = np.sqrt(sum(np.sum(np.square(g, dtype=float)) for g in jax.tree.leaves(gradients)))
         np.testing.assert_allclose(norms[index], expected, rtol=1e-4)
 
@@ -80,7 +82,9 @@ def test_labels_that_do_not_fit_are_refused(tiny):
         gradient_norms(Learner(linear(), mnist_loss, ADAM), linear().init(jax.random.key(0)), other)
 
 
-@pytest.mark.parametrize(("columns", "loss_fn"), [(1, mnist_loss), (2, softmax_cross_entropy)])
+@pytest.mark.parametrize(
+    ("columns", "loss_fn"), [(1, mnist_loss), pytest.param(2, softmax_cross_entropy, marks=pytest.mark.slow)]
+)
 def test_wrong_labels_are_found(sample, columns, loss_fn):
     """Of 20 wrong labels among 2,000, at least 15 are among the 20 most likely to be mislabeled."""
     train = Dataset(sample.train.images[::6][:2000], sample.train.labels[::6][:2000].copy())

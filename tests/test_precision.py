@@ -13,15 +13,21 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_params(make):
     model = make((784, 16, 1))
     mixed = mixed_precision(model)
     params = mixed.init(jax.random.key(0))
-    x = jax.random.uniform(jax.random.key(1), (8, 784))
-    low_precision = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    logits = mixed.apply(params, x)
-    np.testing.assert_array_equal(logits, model.apply(low_precision, x.astype(jnp.bfloat16)).astype(jnp.float32))
-    assert 0 < np.abs(logits - model.apply(params, x)).max() < 0.05
+    x = np.random.default_rng(1).random((8, 784), np.float32)
+
+    @jax.jit
+    def run(params, x):
+        low_precision = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+        expected = model.apply(low_precision, x.astype(jnp.bfloat16)).astype(jnp.float32)
+        gradients = jax.grad(lambda p: mixed.apply(p, x).sum())(params)
+        return mixed.apply(params, x), expected, model.apply(params, x), gradients
+
+    logits, expected, exact, gradients = run(params, x)
+    np.testing.assert_array_equal(logits, expected)
+    assert 0 < np.abs(np.asarray(logits) - np.asarray(exact)).max() < 0.05
     dots = [line for line in jax.jit(mixed.apply).lower(params, x).as_text().splitlines() if "dot_general" in line]
     assert dots
     assert all("xbf16" in line and "xf32" not in line for line in dots)
-    gradients = jax.grad(lambda p: mixed.apply(p, x).sum())(params)
     assert {leaf.dtype for leaf in jax.tree.leaves((params, gradients, logits))} == {jnp.dtype("float32")}
 
 

@@ -1,5 +1,6 @@
 """Conversion of parameters to and from a PyTorch state_dict of NumPy arrays, without PyTorch."""
 
+import itertools
 import subprocess
 import sys
 
@@ -69,7 +70,9 @@ def test_dense_layers_are_transposed_and_round_trip(make):
 
 
 def test_ten_or_more_layers_round_trip_from_alphabetical_order():
-    params = init_params(jax.random.key(0), [12, *[4] * 10, 1], std=None)
+    random, sizes = np.random.default_rng(0), [12, *[4] * 10, 1]
+    layers = (Layer(random.normal(size=(i, o)), random.normal(size=o)) for i, o in itertools.pairwise(sizes))
+    params = jax.tree.map(np.float32, tuple(layers))
     state_dict = to_state_dict(params)
     assert list(state_dict)[-2:] == ["20.weight", "20.bias"]
     alphabetical = dict(sorted(state_dict.items()))  # "10" comes before "2"

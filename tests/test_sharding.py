@@ -117,6 +117,7 @@ def programs_on_eight():
 
 
 @pytest.mark.parametrize("name", ALL_REDUCES)
+@pytest.mark.slow
 def test_a_step_has_one_all_reduce_and_an_eighth_of_the_batch(programs_on_eight, name):
     program = programs_on_eight[name]
     lines = [line for group in program["collectives"].values() for line in group]

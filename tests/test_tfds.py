@@ -51,6 +51,7 @@ def assert_plain_tfds_reads(name, data_dir, splits):
         np.testing.assert_array_equal(np.stack([example["image"][..., 0] for example in examples]), dataset.images)
 
 
+@pytest.mark.slow
 def test_prepared_sample_is_read_in_order_by_us_and_by_plain_tfds(data_dir, sample, capsys):
     assert prepare_tfds.main(["mnist_sample"]) == 0
     assert f"12,396 training and 2,038 test images written to {data_dir}" in capsys.readouterr().out
@@ -86,6 +87,7 @@ def test_prepared_dataset_is_not_overwritten(data_dir, tiny, capsys):
     assert_same(load("tfds:mnist"), tiny)
 
 
+@pytest.mark.slow
 def test_prepare_from_a_directory_verifies_its_checksums(data_dir, tmp_path_factory, sample, capsys):
     bundled, other = str(BUNDLED), tmp_path_factory.mktemp("other")
     assert prepare_tfds.main(["mnist_sample", "--from", bundled, "--data-dir", str(other)]) == 0
@@ -97,6 +99,7 @@ def test_prepare_from_a_directory_verifies_its_checksums(data_dir, tmp_path_fact
     assert list(data_dir.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_script_runs_the_command():
     code = [sys.executable, "-W", "error", str(Path(__file__).parents[1] / "scripts/prepare_tfds.py"), "--help"]
     output = subprocess.run(code, capture_output=True, text=True, check=True).stdout
@@ -188,7 +191,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("blocked", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_tensorflow_is_never_imported(tmp_path, monkeypatch, blocked):
     """Blocking uses a module that fails to import: TFDS takes a None in sys.modules for a loaded TensorFlow."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
@@ -201,9 +204,8 @@ def test_tensorflow_is_never_imported(tmp_path, monkeypatch, blocked):
     assert (ended.returncode, ended.stdout.splitlines()[-1:]) == (0, ["done"]), ended.stderr
 
 
-@pytest.mark.parametrize(
-    "moment", ["while the records are generated", pytest.param("after the first split", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("moment", ["while the records are generated", "after the first split"])
+@pytest.mark.slow
 def test_killed_prepare_leaves_no_dataset_and_can_be_repeated(data_dir, sample, moment):
     count = {"while the records are generated": 5000, "after the first split": len(sample.train)}[moment]
     code = f"""
