@@ -1,40 +1,42 @@
-# Each target makes .venv with all that it needs when there is none.
+# Each target creates .venv if there is none.
 PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: train test test-slow soak lint format notebooks docs bench
 
-.venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@
+# Each target installs the extra that it needs; training needs none. The extra dev includes the others.
+.venv/installed-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.$(filter-out [package],[$*])'
+	touch $@ .venv/installed-package $(if $(filter dev,$*),.venv/installed-test .venv/installed-docs)
 
-train: .venv/installed
+train: .venv/installed-package
 	$(BIN)/python scripts/train.py --out runs/mnist_sample $(ARGS)
 
-test: .venv/installed
+test: .venv/installed-test
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 $(ARGS)
 
-test-slow: .venv/installed
+test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-soak: .venv/installed
+soak: .venv/installed-test
 	$(BIN)/python -m pytest -m slow -s tests/test_resume.py $(ARGS)
 
-lint: .venv/installed
+lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-format: .venv/installed
+format: .venv/installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-notebooks: .venv/installed
+notebooks: .venv/installed-dev
 	$(BIN)/python scripts/notebooks.py $(ARGS)
 
-docs: .venv/installed
-	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
+# The source is the root of the project, so the page docs/index becomes build/docs/index.html.
+docs: .venv/installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build
 
-bench: .venv/installed
-	$(BIN)/python scripts/benchmark.py $(ARGS)
+bench: .venv/installed-package
+	$(BIN)/python scripts/benchmark $(ARGS)

@@ -27,6 +27,7 @@ from .export.web_page import export_page
 from .losses import binary_cross_entropy, mnist_loss, softmax_cross_entropy
 from .metrics import accuracy
 from .models.dense import linear, mlp
+from .runs import load_run
 from .training.checkpoints import load_params, save_params
 from .training.ema import evaluation_params, with_ema
 from .training.evaluation import evaluate
@@ -111,6 +112,7 @@ __all__ = [  # noqa: RUF022
     # Saving and exporting
     "save_params",
     "load_params",
+    "load_run",
     "from_state_dict",
     "to_state_dict",
     "export_model",

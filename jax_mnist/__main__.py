@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from tyro.conf import subcommand
 
 from .cli import (
-    compare_torch,
     datasets,
     evaluate,
     export,
@@ -25,34 +24,29 @@ from .cli import (
 )
 from .cli.console import command
 
-_RUNS: dict[Any, Callable[[Any], int]] = {
-    train.TrainConfig: train.run,
-    sweep.SweepConfig: sweep.run,
-    lr_find.LrFindConfig: lr_find.run,
-    evaluate.EvaluateConfig: evaluate.run,
-    export.ExportConfig: export.run,
-    predict.PredictConfig: predict.run,
-    compare_torch.CompareTorchConfig: compare_torch.run,
-    speedrun.SpeedrunConfig: speedrun.run,
-    export_folder.ExportFolderConfig: export_folder.run,
-    export_page.ExportPageConfig: export_page.run,
-    prepare_tfds.PrepareTfdsConfig: prepare_tfds.run,
-    datasets.DatasetsConfig: datasets.run,
+_COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
+    "train": (train.TrainConfig, train.run),
+    "sweep": (sweep.SweepConfig, sweep.run),
+    "lr_find": (lr_find.LrFindConfig, lr_find.run),
+    "evaluate": (evaluate.EvaluateConfig, evaluate.run),
+    "predict": (predict.PredictConfig, predict.run),
+    "export": (export.ExportConfig, export.run),
+    "export_page": (export_page.ExportPageConfig, export_page.run),
+    "export_folder": (export_folder.ExportFolderConfig, export_folder.run),
+    "prepare_tfds": (prepare_tfds.PrepareTfdsConfig, prepare_tfds.run),
+    "datasets": (datasets.DatasetsConfig, datasets.run),
+    "speedrun": (speedrun.SpeedrunConfig, speedrun.run),
 }
-
-
-def _commands() -> Any:
-    """The configurations as one type for tyro, each a command with the name of its file."""
-    names = {config: run.__module__.rpartition(".")[2] for config, run in _RUNS.items()}
-    return functools.reduce(operator.or_, (Annotated[config, subcommand(name)] for config, name in names.items()))
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     args = sys.argv[1:] if args is None else args
     if not args:
-        return report.run()
-    return command(_commands(), lambda config: _RUNS[type(config)](config), args, prog="jax_mnist")
+        return report.run(_COMMANDS)
+    configs = (Annotated[config, subcommand(name)] for name, (config, _) in _COMMANDS.items())
+    any_config, runs = functools.reduce(operator.or_, configs), dict(_COMMANDS.values())
+    return command(any_config, lambda config: runs[type(config)](config), args, prog="jax_mnist")
 
 
 if __name__ == "__main__":

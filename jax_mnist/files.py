@@ -37,6 +37,19 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_writable(directory: Path) -> None:
+    """Create a directory if it is missing, and raise OSError now, not after training, if nothing can be written there.
+
+    >>> target = Path(tempfile.mkdtemp()) / "run"
+    >>> make_writable(target)
+    >>> target.is_dir(), list(target.iterdir())
+    (True, [])
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory):
+        pass
+
+
 @contextlib.contextmanager
 def name_write_errors(path: str | Path) -> Iterator[None]:
     """Re-raise an OSError of the block with `path` in it; a full disk raises one that names no file."""

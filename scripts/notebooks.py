@@ -1,6 +1,6 @@
 """Run the notebooks from their text, each in a fresh kernel: `notebooks/NAME.md` to `notebooks/NAME.ipynb`.
 
-With `--check` nothing is written: it fails where a stored notebook is not what its text gives now.
+With `--check`, nothing is written: it fails if a stored notebook differs from what its text gives now.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ class NotebooksConfig:
     """Run the notebooks and store them with their outputs."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which ones, such as 01_mnist_basics; all where none is named."""
+    """Notebooks to run, such as 01_mnist_basics; all if none is named."""
     check: bool = False
-    """Write nothing, but fail where what is stored is stale."""
+    """Write nothing; fail if a stored notebook is stale."""
 
 
 def run(text: Path) -> nbformat.NotebookNode:
-    """The notebook of a text, run from top to bottom; an error in a cell is raised."""
+    """Return the notebook of a text, run from top to bottom. Raises the error of a cell."""
     notebook = jupytext.read(text)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
@@ -40,7 +40,7 @@ def run(text: Path) -> nbformat.NotebookNode:
 
 
 def stale(stored: nbformat.NotebookNode, fresh: nbformat.NotebookNode) -> list[str]:
-    """What differs: a cell's source, its printed words, its numbers by more than rounding, or whether it draws."""
+    """Return what differs: a cell's source, its printed words, its numbers by more than rounding, or its pictures."""
     if [cell.source for cell in stored.cells] != [cell.source for cell in fresh.cells]:
         return ["the text of its cells"]
     code = [(old, new) for old, new in zip(stored.cells, fresh.cells, strict=True) if old.cell_type == "code"]
@@ -48,7 +48,7 @@ def stale(stored: nbformat.NotebookNode, fresh: nbformat.NotebookNode) -> list[s
 
 
 def shown(cell: nbformat.NotebookNode) -> tuple[str, int]:
-    """The text that a cell shows, and its number of pictures."""
+    """Return the text that a cell shows, and its number of pictures."""
     text, pictures = "", 0
     for output in cell.outputs:
         data = output.get("data", {})
@@ -58,7 +58,7 @@ def shown(cell: nbformat.NotebookNode) -> tuple[str, int]:
 
 
 def same(old: tuple[str, int], new: tuple[str, int]) -> bool:
-    """Whether two outputs agree; their numbers may differ as those of two processors do."""
+    """Return True if two outputs agree; their numbers may differ as much as those of two processors do."""
     numbers = [[float(number) for number in NUMBER.findall(text)] for text, _ in (old, new)]
     words = [NUMBER.sub("#", text).split() for text, _ in (old, new)]
     close = all(abs(a - b) <= 0.02 * abs(a) + 0.004 for a, b in zip(*numbers, strict=False))
@@ -66,7 +66,7 @@ def same(old: tuple[str, int], new: tuple[str, int]) -> bool:
 
 
 def main() -> int:
-    """Run or check the notebooks, one line each."""
+    """Run or check the notebooks, and print a line for each."""
     config = tyro.cli(NotebooksConfig)
     failed = False
     for text in [FOLDER / f"{name}.md" for name in config.names] or sorted(FOLDER.glob("*.md")):

@@ -1,8 +1,8 @@
-"""Try recipes for `speedrun` on held-out training images: every combination of the values given, a row each.
+"""Search hyperparameters of `speedrun` on held-out training images: one row for each combination of the given values.
 
     python scripts/search_speedrun.py --steps 288 352 --conv1-learns 0.25 0.5
 
-The test set is not read. The 10,000 images to judge by are the same for all rows, the 50,000 to learn from too.
+The test set is not read. All rows use the same 50,000 training and 10,000 held-out images.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jax_mnist.speedrun.recipe import RECIPE, Recipe, predict, train
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
-    """The values to combine; what is left out is as in the library."""
+    """Values to combine; an option that is left out keeps its value in the library."""
 
     steps: tuple[int, ...] = ()
     batch_size: tuple[int, ...] = ()
@@ -33,29 +33,20 @@ class SearchConfig:
     warm_up: tuple[float, ...] = ()
     conv1_learns: tuple[float, ...] = ()
     seeds: int = 16
-    """Runs a row."""
+    """Number of runs for each row."""
     first_seed: int = 1000
-    """Theirs are this and the next ones, not those that `speedrun` reports on."""
-
-
-def combinations(config: SearchConfig) -> list[dict[str, Any]]:
-    """Every combination of what is given."""
-    given = {
-        name: values for name, values in dataclasses.asdict(config).items() if isinstance(values, tuple) and values
-    }
-    return [dict(zip(given, values, strict=True)) for values in itertools.product(*given.values())]
+    """The first of the seeds, other ones than `speedrun` reports on."""
 
 
 def row(options: dict[str, Any], splits: Splits, seeds: range) -> str:
-    """One combination's mean accuracy, its standard error, the least, and the median seconds of training."""
+    """Train from every seed; return the mean accuracy, its standard error, the minimum, and the median seconds."""
     recipe = RECIPE._replace(**{name: value for name, value in options.items() if name in Recipe._fields})
     sizes: dict[str, Any] = {name: value for name, value in options.items() if name in ("steps", "batch_size")}
     sizes["filters"] = options["filters1"], options["filters2"]
     accuracies, seconds = [], []
     for seed in seeds:
-        start = time.perf_counter()
-        params = train(jax.random.key(seed), splits.train.images, splits.train.labels, recipe, **sizes)
-        jax.block_until_ready(params)
+        key, start = jax.random.key(seed), time.perf_counter()
+        params = jax.block_until_ready(train(key, splits.train.images, splits.train.labels, recipe, **sizes))
         seconds.append(time.perf_counter() - start)
         accuracies.append(float((predict(params, splits.valid.images).argmax(axis=1) == splits.valid.labels).mean()))
     error = statistics.stdev(accuracies) / len(accuracies) ** 0.5
@@ -67,10 +58,12 @@ def row(options: dict[str, Any], splits: Splits, seeds: range) -> str:
 
 def main() -> None:
     """Print a row for every combination."""
-    config = tyro.cli(SearchConfig)
+    config = dataclasses.asdict(tyro.cli(SearchConfig))
+    seeds = range(config["first_seed"], config["first_seed"] + config["seeds"])
+    given = {name: values for name, values in config.items() if isinstance(values, tuple) and values}
     splits = jax.device_put(hold_out(jax.random.key(0), load("mnist").train, 10_000))
-    for options in combinations(config):
-        print(row(options, splits, range(config.first_seed, config.first_seed + config.seeds)), flush=True)
+    for values in itertools.product(*given.values()):
+        print(row(dict(zip(given, values, strict=True)), splits, seeds), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write recorded/torch.npz, PyTorch's side of test_torch_parity.py: `python tests/record_torch.py`."""
+"""Record PyTorch for test_torch_parity.py in recorded/torch.npz: `python tests/record_torch.py`."""
 
 import importlib
 from pathlib import Path
@@ -13,12 +13,12 @@ FILE = Path(__file__).parent / "recorded" / "torch.npz"
 
 
 def pytorch() -> Any:
-    """PyTorch, which neither the tests that everyone runs nor their collection may import."""
+    """Import PyTorch only when it is called: test_torch_parity.py imports this module and runs without PyTorch."""
     return importlib.import_module("torch")
 
 
 def simple_net(dtype: str) -> Any:
-    """The chapter's `simple_net` in float64 or float32, with the weights that both sides start from."""
+    """Return the chapter's `simple_net` in float64 or float32, with the weights that both sides start from."""
     torch = pytorch()
     module = torch.nn.Sequential(torch.nn.Linear(784, 30), torch.nn.ReLU(), torch.nn.Linear(30, 1))
     module.to(getattr(torch, dtype)).load_state_dict({name: torch.from_numpy(a) for name, a in start().items()})
@@ -26,25 +26,25 @@ def simple_net(dtype: str) -> Any:
 
 
 def sgd(module: Any, rule: Rule) -> Any:
-    """PyTorch's optimizer."""
+    """Return PyTorch's optimizer."""
     return pytorch().optim.SGD(module.parameters(), **rule._asdict())
 
 
 def tensors(dataset: Dataset, dtype: str) -> tuple[Any, Any]:
-    """The chapter's x [n, 784] and y [n, 1]."""
+    """Return the chapter's x [n, 784] and y [n, 1]."""
     torch = pytorch()
     x = torch.from_numpy(dataset.images).to(getattr(torch, dtype)).div(255).view(-1, 784)
     return x, torch.from_numpy(dataset.labels).unsqueeze(1)
 
 
 def mnist_loss(module: Any, x: Any, y: Any) -> Any:
-    """The chapter's loss of a batch."""
+    """Return the chapter's loss of a batch."""
     predictions = module(x).sigmoid()
     return pytorch().where(y == 1, 1 - predictions, predictions).mean()
 
 
 def train_epoch(module: Any, optimizer: Any, x: Any, y: Any) -> list[float]:
-    """The chapter's epoch over the batches in the data's order; returns the loss before every step."""
+    """Train for the chapter's epoch in the order of the data; return the loss before every step."""
     losses = []
     for i in range(0, len(x), BATCH_SIZE):
         loss = mnist_loss(module, x[i : i + BATCH_SIZE], y[i : i + BATCH_SIZE])
@@ -56,24 +56,24 @@ def train_epoch(module: Any, optimizer: Any, x: Any, y: Any) -> list[float]:
 
 
 def gradients(module: Any, x: Any, y: Any) -> dict[str, np.ndarray]:
-    """The loss's gradients on a batch, by the parameters' names."""
+    """Return the gradients of the loss of a batch, by parameter name."""
     module.zero_grad()
     mnist_loss(module, x, y).backward()
     return {name: parameter.grad.numpy().copy() for name, parameter in module.named_parameters()}
 
 
 def parameters(module: Any) -> dict[str, np.ndarray]:
-    """The state_dict in NumPy."""
+    """Return the state_dict in NumPy."""
     return {name: tensor.numpy().copy() for name, tensor in module.state_dict().items()}
 
 
 def correct(module: Any, x: Any, y: Any) -> int:
-    """How many digits are told right."""
+    """Return the number of correct predictions."""
     return int(((module(x) > 0) == (y == 1)).sum())
 
 
 def record() -> dict[str, np.ndarray]:
-    """Losses, parameters and gradients of every rule in float64, and the chapter's whole run in float32."""
+    """Return losses, parameters and gradients of every rule in float64, and the chapter's whole run in float32."""
     train, valid = map(mixed, load("mnist_sample"))
     recorded = {}
     x, y = tensors(train, "float64")

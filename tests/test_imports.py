@@ -16,6 +16,8 @@ PACKAGE = Path(jax_mnist.__file__).parent
 # From top to bottom: a module imports from its own package and from layers below, never from beside or above.
 LAYERS = [
     {"cli"},
+    {"runs"},
+    {"recipes"},
     {"analysis", "export", "speedrun"},
     {"plots"},
     {"training"},

@@ -26,8 +26,9 @@ def scalars(directory):
     return found
 
 
+@pytest.mark.slow
 def test_event_files_hold_the_history_of_a_resumed_run(tmp_path):
-    arguments = ["--model", "linear", "--tensorboard", "--resume", str(tmp_path)]
+    arguments = ["chapter-linear", "--tensorboard", "--resume", str(tmp_path)]
     for epochs in ("2", "3"):
         assert train.main([*arguments, "--epochs", epochs]) == 0
         rows = list(csv.DictReader((tmp_path / "history.csv").read_text().splitlines()))
@@ -40,5 +41,5 @@ def test_event_files_hold_the_history_of_a_resumed_run(tmp_path):
 
 def test_without_tensorboardx_the_error_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    assert train.main(["--model", "linear", "--epochs", "1", "--tensorboard", "--out", str(tmp_path)]) == 2
+    assert train.main(["chapter-linear", "--epochs", "1", "--tensorboard", "--out", str(tmp_path)]) == 2
     assert 'pip install "jax_mnist[tensorboard]"' in capsys.readouterr().err

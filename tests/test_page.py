@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from jax_mnist import (
     Learner,
     Model,
+    Splits,
     cnn,
     export_page,
     fit,
@@ -42,8 +43,8 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(mnist):
-    learner = Learner(flax_mlp((784, 64, 10)), softmax_cross_entropy, optax.adam(3e-3))
-    state, _ = fit(jax.random.key(0), learner, mnist, epochs=3)
+    learner = Learner(flax_mlp((784, 32, 10)), softmax_cross_entropy, optax.adam(3e-3))
+    state, _ = fit(jax.random.key(0), learner, Splits(mnist.train[:10_000], mnist.valid[:256]), epochs=6)
     return learner.model, state.params
 
 
@@ -54,7 +55,7 @@ def page(trained, tmp_path_factory):
     return path
 
 
-@pytest.fixture(params=["desktop", "phone"])
+@pytest.fixture(params=["desktop", pytest.param("phone", marks=pytest.mark.slow)])
 def drawing(request, chromium, page):
     """Draw a 3 on the page, by mouse or by touch, and return the browser."""
     phone = request.param == "phone"
@@ -105,6 +106,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_and_probabilities_equal_pythons(chromium, tmp_path, mnist, name):
@@ -128,6 +130,7 @@ def test_logits_and_probabilities_equal_pythons(chromium, tmp_path, mnist, name)
     assert pictures == {"linear": 1, "no bias": 3}.get(name, 0)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_drawing_is_preprocessed_like_a_photo(chromium, page, tmp_path):
     chromium.open(page)
@@ -166,6 +169,7 @@ def test_drawing_is_classified(drawing, trained, tmp_path):
     assert np.abs(photo - pixels).mean() < 1.5  # the ink of that picture is not pure black
 
 
+@pytest.mark.slow
 @needs_browser
 def test_probabilities_update_while_drawing(chromium, page):
     chromium.open(page)
@@ -185,6 +189,7 @@ def test_probabilities_update_while_drawing(chromium, page):
     assert shown(chromium) == empty
 
 
+@pytest.mark.slow
 @needs_browser
 def test_keyboard_draws_and_clears_with_a_visible_focus(chromium, page):
     chromium.open(page)
@@ -216,6 +221,7 @@ def test_keyboard_draws_and_clears_with_a_visible_focus(chromium, page):
     assert shown(chromium)[0] == "?"
 
 
+@pytest.mark.slow
 @needs_browser
 def test_screen_reader_finds_every_element(drawing):
     nodes = drawing.send("Accessibility.getFullAXTree")["nodes"]
@@ -232,6 +238,7 @@ def test_screen_reader_finds_every_element(drawing):
 EVENTS = ("Network.requestWillBeSent", "Log.entryAdded", "Runtime.exceptionThrown")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_page_needs_no_network_fits_a_phone_and_logs_no_errors(drawing):
     by_name = {name: [e["params"] for e in drawing.events if e.get("method") == name] for name in EVENTS}
@@ -254,7 +261,9 @@ UNSUPPORTED = {
 }
 
 
-@pytest.mark.parametrize("message", UNSUPPORTED)
+@pytest.mark.parametrize(
+    "message", [pytest.param(name, marks=pytest.mark.slow) if "layers" in name else name for name in UNSUPPORTED]
+)
 def test_model_that_the_page_cannot_compute_raises(tmp_path, message):
     model = UNSUPPORTED[message]
     with pytest.raises(ValueError, match=r"page|classes") as error:
@@ -263,6 +272,7 @@ def test_model_that_the_page_cannot_compute_raises(tmp_path, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_command_writes_the_page(tmp_path, capsys):
     assert main(["train", "--model", "linear", "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
     assert main(["export_page", str(tmp_path / "run"), str(tmp_path / "page.html")]) == 0

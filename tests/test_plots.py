@@ -1,9 +1,18 @@
+import itertools
+import sys
+
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
-from jax_mnist import History, plots
+from jax_mnist import Dataset, History, Model, plots
+from jax_mnist.cli.pictures import draw_run
 from jax_mnist.metrics import calibration
+
+HISTORY = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
+ACCURACIES = {name: np.ones((2, 3)) for name in "abc"}
 
 
 @pytest.fixture(autouse=True)
@@ -13,12 +22,13 @@ def close():
 
 
 def test_plots_draw_on_the_given_axes():
-    history = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
     draw = [
         lambda ax: plots.digit(np.eye(28), "one", ax),
+        lambda ax: plots.digits(np.ones((3, 28, 28)), ax=ax),
+        lambda ax: plots.predictions(np.ones((3, 28, 28)), "737", "733", ax=ax),
         lambda ax: plots.pixel_table(np.arange(12).reshape(3, 4), ax),
         lambda ax: plots.tangent(lambda x: x**2, -1.5, ax=ax),
-        lambda ax: plots.curves(history, ax),
+        lambda ax: plots.curves(HISTORY, ax),
         lambda ax: plots.confusion_matrix(np.array([[5, 1], [0, 7]]), "73", ax),
         lambda ax: plots.reliability(calibration(np.ones((3, 1), np.float32), np.array([1, 1, 0])), ax),
         lambda ax: plots.gradient_norms(np.ones(3), ax),
@@ -39,13 +49,51 @@ def test_pixel_table_shows_every_value():
 
 
 def test_signed_values_are_red_above_zero_and_blue_below():
-    weights = np.array([[[-2.0, 0.0], [1.0, 0.0]], [[0.0, 4.0], [0.0, 0.0]]])
-    first, second = (ax.images[0] for ax in plots.digits(weights, signed=True))
-    red, green, blue, _ = first.to_rgba(weights[0]).transpose(2, 0, 1)
-    np.testing.assert_allclose([red[0, 1], green[0, 1], blue[0, 1]], 0.97, atol=0.01)
-    assert red[0, 0] < blue[0, 0]
-    assert red[1, 0] > blue[1, 0]
-    assert first.get_clim() == second.get_clim() == (-4, 4)
+    image = plots.digit(np.array([[-2.0, 0.0, 4.0]]), limit=4.0).images[0]
+    (blue, white, red) = image.to_rgba(image.get_array())[0, :, :3]
+    assert blue[2] > blue[0]
+    np.testing.assert_allclose(white, 0.97, atol=0.01)
+    assert red[0] > red[2]
+
+
+def test_signed_digits_share_one_scale_around_zero():
+    first = plots.digits(np.array([[[-2.0, 0.0], [1.0, 0.0]], [[0.0, 4.0], [0.0, 0.0]]]), signed=True).images[0]
+    assert first.get_clim() == (-4, 4)
+
+
+@pytest.mark.parametrize("shape", [(12, 28, 28), (12, 5, 3), (1, 28, 28)])
+@pytest.mark.parametrize("titled", [True, False])
+def test_digits_are_tiles_of_one_image_each_below_its_title(shape, titled):
+    images = np.random.default_rng(0).random(shape)
+    ax = plots.digits(images, [f"{i}" for i in range(len(images))] if titled else [], columns=5)
+    (whole,) = (image.get_array() for image in ax.images)
+    _, height, width = shape
+    gap = max(width // 14, 1)
+    rows, columns = -(-len(images) // 5), min(len(images), 5)
+    top, left = whole.shape[0] // rows, whole.shape[1] // columns
+    assert left == width + gap
+    for i, image in enumerate(images):
+        bottom, right = (i // 5 + 1) * top, (i % 5 + 1) * left
+        np.testing.assert_array_equal(whole[bottom - height : bottom, right - width : right], image)
+    assert np.sum(whole > images.min()) == images.size - 1  # all else is white
+    for i, text in enumerate(ax.texts):
+        x, y = text.get_position()
+        assert x == (i % 5) * left + gap + (width - 1) / 2
+        assert y == (i // 5 + 1) * top - height - 0.5
+    assert [text.get_text() for text in ax.texts] == [f"{i}" for i in range(len(images) if titled else 0)]
+
+
+def test_titles_fit_between_the_rows_and_errors_are_red():
+    names = ["3", "7, not 3"] * 15
+    ax = plots.predictions(np.ones((30, 28, 28)), [name[0] for name in names], ["3"] * 30)
+    ax.figure.canvas.draw()
+    assert [text.get_text() for text in ax.texts] == names
+    assert [to_hex(text.get_color()) for text in ax.texts] == ["#000000", "#bd1f01"] * 15
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert all(ax.get_window_extent().y1 + 1 >= box.y1 for box in boxes)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes[:10]))
+    pixels = 28 * ax.get_window_extent().height / ax.images[0].get_array().shape[0]
+    assert all(above.y0 - pixels > below.y1 for above, below in zip(boxes[:20], boxes[10:], strict=True))
 
 
 def test_tangent_has_the_slope_at_the_point():
@@ -58,11 +106,10 @@ def test_tangent_has_the_slope_at_the_point():
 
 
 def test_curves_show_the_history():
-    history = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
-    ax = plots.curves(history)
+    ax = plots.curves(HISTORY)
     train, valid = ax.lines
     right = next(other for other in ax.figure.axes if other is not ax).lines[0]
-    for line, column in ((train, history.train_loss), (valid, history.valid_loss), (right, history.accuracy)):
+    for line, column in ((train, HISTORY.train_loss), (valid, HISTORY.valid_loss), (right, HISTORY.accuracy)):
         np.testing.assert_array_equal(line.get_ydata(), column)
 
 
@@ -71,16 +118,6 @@ def test_parabola_shows_each_step_of_the_fit():
     axes = plots.parabola(time, time**2, [time, time**2], ["0", "1"])
     assert [ax.get_title() for ax in axes] == ["0", "1"]
     np.testing.assert_array_equal(axes[1].lines[0].get_ydata(), time**2)
-
-
-def test_digits_have_one_axes_per_image():
-    axes = plots.digits(np.zeros((13, 28, 28)), columns=5)
-    assert len(axes) == len(axes[0].figure.axes) == 13
-
-
-def test_errors_are_red_and_name_the_expected_class():
-    axes = plots.predictions(np.zeros((2, 28, 28)), ["3", "7"], ["3", "3"])
-    assert [(ax.get_title(), ax.title.get_color()) for ax in axes] == [("3", "black"), ("7, not 3", "#d62728")]
 
 
 def test_sweep_shows_means_and_standard_deviations():
@@ -114,22 +151,51 @@ def test_zero_gradient_norms_give_a_flat_line():
     assert plots.gradient_norms(np.zeros(4)).lines[0].get_ydata().tolist() == [0] * 5
 
 
-def test_timings_have_a_bar_and_a_label_for_the_median():
-    alternatives = {"ours": [0.1, 0.2, 0.9], "theirs": [1000.0, 3000.0]}
-    (ax,) = plots.timings({"an epoch": alternatives})
-    assert [bar.get_width() for bar in ax.patches] == [0.2, 2000]
-    assert [list(line.get_xdata()) for line in ax.lines] == list(alternatives.values())
-    assert [text.get_text() for text in ax.texts] == ["median 0.2", "median 2,000"]
-    ax.figure.canvas.draw()
-    axes, figure = ax.get_window_extent(), ax.figure.bbox
-    assert all(axes.x1 < text.get_window_extent().x0 < text.get_window_extent().x1 <= figure.x1 for text in ax.texts)
-
-
-def test_growth_has_one_axes_for_each_group():
-    axes = plots.growth({name: ("images", [1, 2], [[1.0], [2.0]]) for name in "abc"})
-    assert len(axes) == len(axes[0].figure.axes) == 3
-
-
-def test_no_images_are_refused():
+def test_digits_need_images_and_as_many_titles():
     with pytest.raises(ValueError, match="0 images"):
         plots.digits(np.zeros((0, 28, 28)))
+    with pytest.raises(ValueError, match="each of the 2 images, or none, got 1"):
+        plots.digits(np.zeros((2, 28, 28)), ["7"])
+
+
+def test_plots_have_their_style_and_leave_matplotlibs_alone():
+    before = dict(matplotlib.rcParams)
+    ax = plots.curves(HISTORY)
+    assert dict(matplotlib.rcParams) == before
+    assert ax.get_xlabel() == "Epoch"
+    assert ax.xaxis.label.get_fontsize() == 10
+    assert [text.get_fontsize() for text in ax.get_legend().texts] == [9] * 3
+    assert not ax.spines["top"].get_visible()
+
+
+def test_notebook_stays_interactive_after_its_first_figure(monkeypatch):
+    figure = plt.figure
+    monkeypatch.setitem(matplotlib.rcParams, "interactive", False)
+    monkeypatch.setattr(plt, "figure", lambda **size: matplotlib.interactive(True) or figure(**size))
+    plots.curves(HISTORY)
+    assert matplotlib.is_interactive()  # else IPython shows no figure from the second on
+
+
+@pytest.mark.parametrize("plot", [plots.runs, lambda histories: [plots.sweep([0.1, 1.0], ACCURACIES)]])
+def test_lines_differ_by_color_and_by_dashes(plot):
+    for ax in plot({"a": HISTORY, "b": HISTORY, "c": HISTORY}):
+        lines = [line for line in ax.lines if line.get_linestyle() != "None"]  # without the ends of error bars
+        for looks in ([line.get_color() for line in lines], [line.get_linestyle() for line in lines]):
+            assert len(lines) == len(set(looks)) == 3
+
+
+def not_called(*arguments):
+    raise AssertionError("the logits are given")
+
+
+def test_run_is_drawn_without_pyplot_and_without_its_model(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    labels = np.arange(40, dtype=np.int32) % 2
+    logits = np.where(labels, 1.0, -1.0)[:, None]
+    logits[:3] *= -1
+    drawn, predictions = [], plots.predictions
+    monkeypatch.setattr(plots, "predictions", lambda *args, ax: drawn.append(predictions(*args, ax=ax)) or ax)
+    valid = Dataset(np.zeros((40, 28, 28), np.uint8), labels)
+    draw_run(tmp_path, HISTORY, Model(not_called, not_called), None, valid, ("7", "3"), logits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "predictions.png"]
+    assert [text.get_text() for text in drawn[0].texts][:5] == ["3, not 7", "7, not 3", "3, not 7", "3", "7"]

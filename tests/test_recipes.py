@@ -6,31 +6,35 @@ import numpy as np
 import optax
 import pytest
 
-from jax_mnist import Splits, evaluate, fit, save_params
-from jax_mnist.cli import runs
-from jax_mnist.cli.recipes import choose_recipe, make_learner, make_model, make_optimizer
+from jax_mnist import Splits, evaluate, fit, mnist_loss
+from jax_mnist.recipes import RECIPES, SUMMARIES, Recipe, make_learner
 
 PARAMS = {"w": jnp.array([1.0, -2.0, 3.0])}
 GRADIENTS = {"w": jnp.array([0.5, 0.25, -1.0])}
+SHORT = Recipe(epochs=3)  # of 1,000 images in batches of 256: 4 batches, the last one short, in each of 3 epochs
 
 
 def path(optimizer, steps):
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(GRADIENTS, state, params)
+        return optax.apply_updates(params, updates), state
+
     params, state, seen = PARAMS, optimizer.init(PARAMS), []
     for _ in range(steps):
-        updates, state = optimizer.update(GRADIENTS, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state)
         seen.append(params["w"])
     return np.array(seen)
 
 
 @pytest.mark.parametrize(
-    ("chosen", "expected"),
+    ("values", "expected"),
     [
-        ({"optimizer": "sgd"}, optax.sgd(0.1)),
-        ({"optimizer": "momentum", "learning_rate": 0.1}, optax.sgd(0.1, momentum=0.9)),
-        ({"optimizer": "adam", "learning_rate": 0.1}, optax.adam(0.1)),
+        ({}, optax.sgd(0.1)),
+        ({"optimizer": "momentum"}, optax.sgd(0.1, momentum=0.9)),
+        ({"optimizer": "adam"}, optax.adam(0.1)),
         (
-            {"optimizer": "adam", "learning_rate": 0.1, "betas": (0.7, 0.95), "weight_decay": 0.2},
+            {"optimizer": "adam", "betas": (0.7, 0.95), "weight_decay": 0.2},
             optax.adamw(0.1, 0.7, 0.95, weight_decay=0.2),
         ),
         ({"clip_norm": 0.5}, optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1))),
@@ -39,63 +43,80 @@ def path(optimizer, steps):
     ],
     ids=["sgd", "momentum", "adam", "adamw", "clipped", "cosine", "one-cycle"],
 )
-def test_optimizers_are_those_of_optax(chosen, expected):
-    recipe = choose_recipe(2, epochs=3, batch_size=256, **chosen)
-    found = path(make_optimizer(recipe, 1000), 12)  # 4 batches, the last one short, in each of 3 epochs
-    np.testing.assert_allclose(found, path(expected, 12), rtol=1e-6)
+def test_optimizers_are_those_of_optax(values, expected):
+    learner = make_learner(SHORT._replace(**values), 1000, 2)
+    np.testing.assert_allclose(path(learner.optimizer, 12), path(expected, 12), rtol=1e-6)
 
 
 def test_one_cycle_ends_with_the_training():
-    recipe = choose_recipe(2, epochs=3, batch_size=256, schedule="one-cycle")
-    steps = np.abs(np.diff(path(make_optimizer(recipe, 1000), 12)[:, 0]))
+    learner = make_learner(SHORT._replace(schedule="one-cycle"), 1000, 2)
+    steps = np.abs(np.diff(path(learner.optimizer, 12)[:, 0]))
     assert 20 * steps[-1] < steps.max()
     assert steps.argmax() in (2, 3)  # after 30% of the steps
 
 
-def test_cnn_has_its_own_defaults():
-    ten, two = choose_recipe(10, "cnn"), choose_recipe(2, "cnn", epochs=2)
-    assert (ten.optimizer, ten.schedule, ten.label_smoothing, ten.epochs) == ("adam", "one-cycle", 0.1, 8)
-    assert (two.label_smoothing, two.epochs) == (0.0, 2)
-    assert choose_recipe(10, "cnn", "sgd").learning_rate == 0.1
+def test_learning_rate_in_the_state_gives_the_same_steps():
+    recipe = SHORT._replace(schedule="cosine")
+    injected = make_learner(recipe, 1000, 2, learning_rate_in_state=True)
+    state = injected.optimizer.init(PARAMS)
+    assert state.hyperparams["learning_rate"] == pytest.approx(0.1)
+    expected = path(make_learner(recipe, 1000, 2).optimizer, 12)
+    np.testing.assert_allclose(path(injected.optimizer, 12), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("weight_decay", -0.1), ("weight_decay", float("nan")), ("betas", (0.9, 1.0)), ("label_smoothing", 1.5)],
-)
-def test_values_out_of_range_are_refused(option, value):
-    with pytest.raises(ValueError, match=f"--{option.replace('_', '-')}.*{re.escape(str(value))}"):
-        choose_recipe(10, **{option: value})
+def test_chapter_presets_are_those_of_the_chapter():
+    chapter, linear = RECIPES["chapter"], RECIPES["chapter-linear"]
+    assert (chapter.hidden, chapter.epochs, chapter.batch_size, chapter.learning_rate) == ((30,), 40, 256, 0.1)
+    assert (linear.hidden, linear.epochs, linear.batch_size, linear.learning_rate) == ((), 20, 256, 1.0)
+    for recipe in (chapter, linear):
+        assert make_learner(recipe, 12_396, 2).loss_fn is mnist_loss
+        assert (recipe.optimizer, recipe.schedule, recipe.weight_decay) == ("sgd", "constant", 0.0)
 
 
-def test_label_smoothing_of_two_classes_is_refused():
-    with pytest.raises(ValueError, match=r"--label-smoothing.* two classes"):
-        choose_recipe(2, label_smoothing=0.1)
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_preset_makes_a_model_and_says_its_accuracy_and_time(name):
+    classes = 2 if RECIPES[name].dataset == "mnist_sample" else 10
+    model = make_learner(RECIPES[name], 10_000, classes).model
+    logits = jax.eval_shape(lambda key: model.apply(model.init(key), jnp.zeros((3, 784))), jax.random.key(0))
+    assert logits.shape == (3, 1 if classes == 2 else 10)
+    assert re.search(r"0\.\d{3}.* in [\d.]+ (s|min)$", SUMMARIES[name])
+    assert SUMMARIES.keys() == RECIPES.keys()
 
 
-def test_filters_of_a_model_without_convolutions_are_refused():
-    with pytest.raises(ValueError, match=r"--filters.*\(8, 16\).*cnn.*mlp"):
-        choose_recipe(10, "mlp", filters=(8, 16))
+BAD = {  # a pattern that the error message must contain
+    "--epochs must be 1 or more, got 0": {"epochs": 0},
+    "--batch-size must be 1 or more, got -1": {"batch_size": -1},
+    "--learning-rate must be a positive number, got nan": {"learning_rate": float("nan")},
+    "--learning-rate must be a positive number, got -0.1": {"learning_rate": -0.1},
+    "--weight-decay must be 0 or more, got nan": {"weight_decay": float("nan")},
+    r"--betas must be in \[0, 1\), got 0.9 1.0": {"betas": (0.9, 1.0)},
+    r"--label-smoothing must be in \[0, 1\), got 1.5": {"label_smoothing": 1.5},
+    "--label-smoothing must be 0 for two classes, got 0.1": {"label_smoothing": 0.1},
+    "--clip-norm must be 0 or more, got -1": {"clip_norm": -1.0},
+    r"--ema must be in \[0, 1\), such as 0.999, got 1.0": {"ema": 1.0},
+    r"--shift must be in 0..27 pixels, got 28": {"shift": 28},
+    r"--rotation must be in \[0, 180\] degrees, got -1": {"rotation": -1.0},
+    "--hidden must be empty for a linear model, got 30": {"model": "linear"},
+    "--filters must be one or more sizes for a cnn, such as 24 32, got none": {"model": "cnn"},
+    "--filters must be empty for a model without convolutions, got 8 16": {"filters": (8, 16)},
+    "--model must be one of linear, mlp, flax_mlp, cnn, got resnet": {"model": "resnet"},
+    "--schedule must be one of constant, cosine, one-cycle, got step": {"schedule": "step"},
+    "two or more positive integers": {"hidden": (0,)},
+}
 
 
-def test_run_keeps_its_filters(tmp_path):
-    recipe = choose_recipe(10, "cnn", filters=(2, 3, 4), hidden=(5,))
-    params = make_model(recipe, 10).init(jax.random.key(0))
-    runs.write_json(tmp_path / runs.CONFIG, recipe._asdict() | {"classes": list("0123456789"), "train_count": 1000})
-    save_params(tmp_path / runs.PARAMS, params)
-    run = runs.load_run(tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, run.params, params)
-    kernels = [params["convolutions"][i]["kernel"].shape for i in range(3)]
-    assert kernels == [(5, 5, 1, 2), (3, 3, 2, 3), (3, 3, 3, 4)]
-    assert run.learner.model.apply(run.params, jnp.zeros((1, 784))).shape == (1, 10)
+@pytest.mark.parametrize("message", BAD)
+def test_recipe_that_cannot_be_trained_is_refused(message):
+    with pytest.raises(ValueError, match=message):
+        make_learner(Recipe()._replace(**BAD[message]), 1000, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("class_count", [2, 10])
-def test_cnn_trains_with_its_defaults(mnist, class_count):
+def test_cnn_trains_with_the_values_of_its_preset(mnist, class_count):
     train, valid = (part.__class__(part.images, part.labels % class_count) for part in mnist)
     splits = Splits(train[:5000], valid[:1000])
-    recipe = choose_recipe(class_count, "cnn", epochs=2, batch_size=128, hidden=(32,))
+    recipe = RECIPES["mnist-cnn"]._replace(epochs=2, batch_size=128, hidden=(32,), label_smoothing=0.0)
     learner = make_learner(recipe, len(splits.train), class_count)
     state, history = fit(jax.random.key(0), learner, splits, epochs=recipe.epochs)
     assert history.accuracy[-1] > 0.93
@@ -103,9 +124,9 @@ def test_cnn_trains_with_its_defaults(mnist, class_count):
 
 
 @pytest.mark.slow
-def test_small_cnn_in_one_cycle_reaches_its_accuracy_on_threes_and_sevens(sample):
-    recipe = choose_recipe(2, "cnn", epochs=5, batch_size=128, filters=(4, 16), hidden=(64,))
+def test_threes_sevens_cnn_reaches_its_accuracy(sample):
+    recipe = RECIPES["threes-sevens-cnn"]
     learner = make_learner(recipe, len(sample.train), 2)
-    last = [fit(jax.random.key(seed), learner, sample, epochs=5)[1].accuracy[-1] for seed in range(5)]
+    last = [fit(jax.random.key(seed), learner, sample, epochs=recipe.epochs)[1].accuracy[-1] for seed in range(5)]
     print(f"\n{np.mean(last):.4f} +- {np.std(last, ddof=1):.4f} over 5 seeds")
     assert np.mean(last) >= 0.993

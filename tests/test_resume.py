@@ -1,12 +1,10 @@
-"""Resuming: runs that are killed, checkpoints that are damaged, and a full disk."""
+"""Resuming: runs that are interrupted or killed, and a directory that cannot be written."""
 
 import csv
-import hashlib
 import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,20 +18,21 @@ import safetensors.numpy
 from jax_mnist.cli import train
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
-RECIPE = ["--epochs", "6", "--batch-size", "1024", "--optimizer", "adam", "--ema", "0.9", "--shift", "1",
-          "--platform", "cpu", "--checkpoint-every", "2"]  # fmt: skip
+RUN = ["--epochs", "6", "--batch-size", "1024", "--optimizer", "adam", "--learning-rate", "0.001", "--ema", "0.9",
+       "--shift", "1", "--platform", "cpu", "--checkpoint-every", "2"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "unbroken"
-    assert train.main([*RECIPE, "--out", str(out)]) == 0
+    assert train.main([*RUN, "--out", str(out)]) == 0
     return out
 
 
 @pytest.fixture
-def run(unbroken, tmp_path):
+def run(unbroken, tmp_path, monkeypatch):
     """Return a copy of the run, with checkpoints 4 and 6, the last epoch's."""
+    monkeypatch.setattr(train, "draw_run", lambda *_: None)  # no test here looks at the pictures
     return Path(shutil.copytree(unbroken, tmp_path / "run"))
 
 
@@ -50,26 +49,27 @@ def checkpoints_of(path):
     return sorted(file.name for file in path.glob("*checkpoint*"))
 
 
+def contents_of(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
 def resumed(path, *more):
-    return train.main([*RECIPE, "--resume", str(path), *more])
+    return train.main([*RUN, "--resume", str(path), *more])
 
 
-def test_two_newest_checkpoints_are_kept(unbroken):
-    assert checkpoints_of(unbroken) == ["checkpoint-4.safetensors", "checkpoint-6.safetensors"]
-    assert "resumed_from" not in json.loads((unbroken / "result.json").read_text())
-
-
-def test_resumed_run_is_bit_identical(run, unbroken):
+def test_resumed_run_is_bit_identical(run, unbroken, capsys):
+    assert "resumed_from" not in json.loads((run / "result.json").read_text())
     (run / "checkpoint-6.safetensors").unlink()
-    (run / ".checkpoint-6-half.safetensors").write_bytes(b"half")  # as a killed process leaves it
     assert resumed(run) == 0
+    assert "checkpoint-4.safetensors: 4 epochs are finished" in capsys.readouterr().out
     assert model_of(run) == model_of(unbroken)
     assert history_of(run) == history_of(unbroken)
-    assert checkpoints_of(run) == checkpoints_of(unbroken)
+    assert checkpoints_of(run) == checkpoints_of(unbroken) == ["checkpoint-4.safetensors", "checkpoint-6.safetensors"]
     noted = json.loads((run / "result.json").read_text())["resumed_from"]
     assert (noted["checkpoint"], noted["epoch"]) == ("checkpoint-4.safetensors", 4)
 
 
+@pytest.mark.slow
 def test_finished_run_only_writes_its_results(run, unbroken):
     for name in ("model.safetensors", "history.csv", "result.json", "config.json"):
         (run / name).unlink()
@@ -77,94 +77,26 @@ def test_finished_run_only_writes_its_results(run, unbroken):
     assert (model_of(run), history_of(run)) == (model_of(unbroken), history_of(unbroken))
 
 
-def test_without_a_checkpoint_the_run_starts_from_the_beginning(tmp_path, unbroken, capsys):
-    assert resumed(tmp_path / "new") == 0
-    assert model_of(tmp_path / "new") == model_of(unbroken)
-    assert "checkpoint: starting" in capsys.readouterr().out
+def test_different_settings_are_refused_and_nothing_is_written(run, capsys):
+    before = contents_of(run)
+    for options, message in ((["--learning-rate", "0.1"], r"learning_rate 0\.001, not 0\.1"),
+                             (["--epochs", "5"], "already trained 6 epochs; --epochs is 5")):  # fmt: skip
+        assert resumed(run, *options) == 2
+        assert re.search(message, capsys.readouterr().err)
+        assert contents_of(run) == before
 
 
-def flip(data):
-    offset = random.Random(0).randrange(len(data))
-    return data[:offset] + bytes([data[offset] ^ 4]) + data[offset + 1 :]
-
-
-def of_tomorrow(data):
-    """Return a complete checkpoint of an unknown format, with its correct checksum."""
-    data = data.replace(b'"format":"jax_mnist checkpoint 2"', b'"format":"of tomorrow"           ')
-    digest = re.search(rb'"sha256":"(.{64})"', data)[1]
-    return data.replace(digest, hashlib.sha256(data.replace(digest, b"0" * 64)).hexdigest().encode())
-
-
-DAMAGE = {  # a pattern that the output must contain
-    r"checkpoint-6\.safetensors.* damaged": flip,
-    r"checkpoint-6\.safetensors.*checksum": lambda data: data[:-1],
-    r"(no|not a) checkpoint": lambda data: b"",
-    r"(no|not a) checkpoint.*": lambda data: b"no safetensors at all",
-    r"no checksum": lambda data: safetensors.numpy.save(safetensors.numpy.load(data)),
-    r"'jax_mnist checkpoint 2'.*'of tomorrow'": of_tomorrow,
-}
-
-
-@pytest.mark.parametrize("message", DAMAGE)
-def test_damaged_checkpoint_is_refused_and_the_previous_one_used(run, unbroken, capsys, message):
-    newest = run / "checkpoint-6.safetensors"
-    newest.write_bytes(DAMAGE[message](newest.read_bytes()))
-    assert resumed(run) == 0
-    output = capsys.readouterr().out
-    assert re.search(message, output)
-    assert "checkpoint-4.safetensors: 4 of 6 epochs are done" in output
-    assert model_of(run) == model_of(unbroken)
-
-
-OTHER = {  # a pattern that the error message must contain
-    "model mlp, .*linear": ["--model", "linear"],
-    r"hidden \[30\], .*\[20\]": ["--hidden", "20"],
-    "optimizer adam, .*momentum": ["--optimizer", "momentum"],
-    r"learning_rate 0\.001, .*0\.1": ["--learning-rate", "0.1"],
-    "hold_out 0, .*2000": ["--hold-out", "2000"],
-    "seed 0, .*1": ["--seed", "1"],
-    "schedule constant, .*cosine": ["--schedule", "cosine"],
-    "dataset mnist_sample, .*mnist": ["--dataset", "mnist"],
-    "6 epochs.*--epochs .*5": ["--epochs", "5"],
-}
-
-
-@pytest.mark.parametrize("difference", OTHER)
-def test_different_settings_are_refused_and_named(unbroken, capsys, difference):
-    before = {path.name: path.read_bytes() for path in unbroken.iterdir()}
-    assert resumed(unbroken, *OTHER[difference]) == 2
-    assert re.search(difference, capsys.readouterr().err)
-    assert {path.name: path.read_bytes() for path in unbroken.iterdir()} == before
-
-
-def test_run_resumed_with_more_epochs_is_the_longer_run(run, tmp_path):
+@pytest.mark.slow
+def test_run_resumed_with_more_epochs_is_the_longer_run(run, tmp_path, unbroken, capsys):
     assert resumed(run, "--epochs", "8") == 0
-    assert train.main([*RECIPE, "--epochs", "8", "--out", str(tmp_path / "long")]) == 0
+    assert train.main([*RUN, "--epochs", "8", "--resume", str(tmp_path / "long")]) == 0
+    assert "no valid checkpoint: starting from the beginning" in capsys.readouterr().out
     assert model_of(run) == model_of(tmp_path / "long")
-
-
-def test_new_run_deletes_the_checkpoints_of_the_old_one(run):
-    assert train.main([*RECIPE, "--epochs", "3", "--out", str(run)]) == 0
-    assert checkpoints_of(run) == ["checkpoint-2.safetensors", "checkpoint-3.safetensors"]
-
-
-def test_full_disk_loses_nothing(run, unbroken, capsys):
-    """A limit on the file size simulates it: the system refuses to write in the middle of a file."""
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
-    try:
-        assert resumed(run, "--epochs", "8") == 2
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    error = capsys.readouterr().err
-    assert re.search("cannot (be written|write)", error)
-    assert "checkpoint-8.safetensors" in error
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert history_of(run)[:6] == history_of(unbroken)
 
 
 def test_read_only_directory_is_refused_before_training(run, capsys):
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    before = contents_of(run)
     run.chmod(0o500)
     user = os.geteuid()
     for directory in run.parents:  # let another user reach the run
@@ -179,11 +111,11 @@ def test_read_only_directory_is_refused_before_training(run, capsys):
     error = capsys.readouterr().err
     assert "Permission denied" in error
     assert str(run) in error
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert contents_of(run) == before
 
 
-def start(out, recipe):
-    code = [sys.executable, str(SCRIPT), *recipe, "--platform", "cpu", "--resume", str(out)]
+def start(out, options):
+    code = [sys.executable, str(SCRIPT), *options, "--platform", "cpu", "--resume", str(out)]
     with out.with_suffix(".log").open("a") as log:
         return subprocess.Popen(code, stdout=log, stderr=log)
 
@@ -204,11 +136,13 @@ def kill_in(process, out, epoch, delay):
     return process.wait() != 0
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, 30])
 def test_run_killed_at_random_moments_and_resumed_is_bit_identical(tmp_path, kills):
     epochs = 30 if kills < 5 else 150
-    recipe = ["--epochs", str(epochs), "--optimizer", "momentum", "--shift", "1", "--checkpoint-every", "1"]
-    assert start(tmp_path / "unbroken", recipe).wait() == 0
+    options = ["--epochs", str(epochs), "--optimizer", "momentum", "--learning-rate", "0.01", "--shift", "1",
+               "--checkpoint-every", "1"]  # fmt: skip
+    assert start(tmp_path / "unbroken", options).wait() == 0
     chance = random.Random(kills)
     runs = 0
     while kills:
@@ -216,9 +150,9 @@ def test_run_killed_at_random_moments_and_resumed_is_bit_identical(tmp_path, kil
         out = tmp_path / str(runs)
         # Kill at random epochs, each at a random moment: while the next one trains or a checkpoint is written.
         for epoch in sorted(chance.sample(range(1, epochs), min(kills, 5))):
-            kills -= kill_in(start(out, recipe), out, epoch, chance.uniform(0, 0.05))
+            kills -= kill_in(start(out, options), out, epoch, chance.uniform(0, 0.05))
             assert whole_checkpoints(out)
-        assert start(out, recipe).wait() == 0
+        assert start(out, options).wait() == 0
         assert "resumed_from" in json.loads((out / "result.json").read_text())
         assert model_of(out) == model_of(tmp_path / "unbroken")
         assert history_of(out) == history_of(tmp_path / "unbroken")

@@ -1,6 +1,10 @@
 """Comparison with PyTorch itself, if it is installed: `pip install "jax_mnist[compare]"`."""
 
+import importlib
 import io
+import itertools
+import json
+import time
 from typing import Any
 
 import jax
@@ -19,6 +23,7 @@ from jax_mnist import (
     Learner,
     Splits,
     TrainState,
+    cnn,
     from_flax,
     from_state_dict,
     init_params,
@@ -26,10 +31,12 @@ from jax_mnist import (
     mnist_loss,
     to_state_dict,
 )
-from jax_mnist.cli import torch_record
-from jax_mnist.cli.compare_torch import main
 
 torch = pytest.importorskip("torch")
+compare_torch, contests, torch_scripts, torch_side = map(
+    importlib.import_module,
+    ("compare_torch", "benchmark.contests", "benchmark.torch_scripts", "benchmark.torch_side"),
+)
 pytestmark = pytest.mark.slow
 
 
@@ -171,38 +178,99 @@ def test_from_state_dict_takes_bfloat16_and_tensors_with_gradients():
     np.testing.assert_array_equal(params[0].weights, np.ones((3, 2), np.float32))
 
 
-@pytest.mark.parametrize("model", ["mlp", "linear"])
-def test_compare_torch_confirms_float_agreement(tmp_path, capsys, model):
-    options = ["--model", model, "--epochs", "2", "--timed-epochs", "1", "--no-compile", "--platform", "cpu"]
-    assert main([*options, "--out", str(tmp_path)]) == 0
-    assert (tmp_path / "curves.png").stat().st_size > 10_000
-    printed = capsys.readouterr().out
+def compared(tmp_path, capsys, *options):
+    """Run compare_torch; return its exit code and what it prints."""
+    code = compare_torch.main([*options, "--out", str(tmp_path), "--platform", "cpu"])
+    return code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [("--model", "linear", "--epochs", "2", "--timed-epochs", "1"), ("--epochs", "2")])
+def test_compare_torch_confirms_float_agreement(tmp_path, capsys, options):
+    code, printed = compared(tmp_path, capsys, *options)
+    assert code == 0
     assert printed.count("yes float") == 3
     assert "NO" not in printed
-    assert {"DataLoader", "train_epoch"} <= set(printed.split())
+    for side in ("JAX, train_epoch", "PyTorch, DataLoader (1 thread)", "PyTorch, sliced tensors (1 thread)"):
+        assert side in printed
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
-def test_compare_torch_confirms_float_agreement_for_cnn(tmp_path, capsys):
-    options = ["--model", "cnn", "--epochs", "1", "--timed-epochs", "0", "--platform", "cpu"]
-    assert main([*options, "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count("yes float") == 3
+def test_cnn_agrees_in_both_floats(sample):
+    net, splits = cnn((4, 6), hidden=(16,), classes=1), Splits(sample.train[::8], sample.valid[::8])
+    for tolerance, x64 in ((1e-12, True), (1e-5, False)):
+        with jax.enable_x64(x64):
+            (row,) = compare_torch.compare(contests.make_task(net, splits, 0.1), 1)
+        assert row.difference < tolerance
+        assert row.theirs.train_loss == pytest.approx(row.ours.train_loss, rel=1e-5)
+        assert row.theirs.accuracy == pytest.approx(row.ours.accuracy, abs=2 / len(splits.valid))
 
 
-def test_compare_torch_reports_failed_compilation_and_fails_on_a_difference(tmp_path, capsys, monkeypatch):
+def test_compare_torch_fails_on_a_difference(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compare_torch, "FLOAT32_TOLERANCE", 0.0)
+    code, printed = compared(tmp_path, capsys, "--model", "linear", "--epochs", "1", "--timed-epochs", "0")
+    assert code == 1
+    assert "NO  float32: largest difference of a parameter" in printed
+    assert printed.count("yes float") == 2
+    assert "training only" not in printed
+
+
+def test_pytorch_takes_the_fastest_settings_and_keeps_its_number_of_threads():
+    torch.set_num_threads(2)
+    seen = []
+
+    def make(settings):
+        def work():
+            with torch_side.threads(settings.threads):
+                seen.append((settings, torch.get_num_threads()))
+                time.sleep(0.002 if settings == (1, True, True) else 0.02)
+
+        return torch_side.Side("", work, lambda: 1.0)
+
+    best = torch_side._fastest(make, has_kernels=True, compiled=True)
+    assert torch_side.describe(best) == "1 thread, channels_last, torch.compile"
+    assert {settings for settings, _ in seen} == set(itertools.product((1, 2), (False, True), (False, True)))
+    assert all(settings.threads == count for settings, count in seen)
+    assert torch.get_num_threads() == 2
+
+
+def test_failed_compilation_is_named(monkeypatch, sample):
+    task = contests.make_task(mlp((784, 1)), sample, 1.0)
+    assert torch_side.fastest_epoch(task, "sliced tensors") == torch_side.Settings(1)  # threads of the fixture
     monkeypatch.setattr(torch, "compile", lambda _: 1 / 0)
-    monkeypatch.setattr("jax_mnist.cli.compare_torch.FLOAT32_TOLERANCE", 0.0)
-    options = ["--model", "linear", "--epochs", "1", "--timed-epochs", "1", "--platform", "cpu"]
-    assert main([*options, "--out", str(tmp_path)]) == 1
-    printed = capsys.readouterr().out
-    assert "torch.compile: ZeroDivisionError: division by zero" in " ".join(printed.split())
-    assert "NO  float32: largest parameter difference" in printed
+    with pytest.raises(ValueError, match=r"--compile: torch\.compile fails .*ZeroDivisionError: division by zero"):
+        torch_side.fastest_epoch(task, "sliced tensors", compiled=True)
 
 
-def test_pytorch_record_recipe_learns(mnist):
-    training, test = (torch_record.tensors_of(data.images[:6000], data.labels[:6000]) for data in mnist)
-    assert [tuple(x.shape) for x in torch_record.make_net().state_dict().values()] == [
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_both_ways_in_pytorch_learn_as_in_jax(sample, shuffle):
+    task = contests.make_task(mlp((784, 30, 1)), sample, 0.1, shuffle=shuffle)
+    sides = [torch_side.epoch_side(task, way, torch_side.Settings(1)) for way in torch_side.WAYS]
+    ours = contests.epoch_side(task)
+    for side in [ours, *sides] * 3:
+        side.work()
+    assert ours.accuracy() > 0.9
+    for side in sides:
+        assert side.accuracy() == pytest.approx(ours.accuracy(), abs=0.005 if shuffle else 2 / 2038)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_record_recipe_learns_in_both_layouts(mnist, channels_last):
+    splits = Splits(mnist.train[:6000], mnist.valid)
+    side = torch_side.record_side(splits, "cpu", torch_side.Settings(1, channels_last))
+    side.work()
+    assert side.accuracy() > 0.85
+    assert side.name == f"PyTorch, the record recipe (1 thread{', channels_last' * channels_last})"
+
+
+def test_record_recipe_has_its_net():
+    assert [tuple(x.shape) for x in torch_scripts.make_record_net().state_dict().values()] == [
         (24, 1, 5, 5), (24,), (32, 24, 3, 3), (32,), (256, 800), (256,), (10, 256), (10,)
     ]  # fmt: skip
-    assert torch_record.accuracy(torch_record.train(0, *training), *test) > 0.85
-    assert torch_record.faster_threads(*training) == 1  # set by the fixture, which makes it PyTorch's own number too
+
+
+def test_processes_of_pytorch_leave_accuracy_and_picture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for option in (["--data-loader"], []):
+        torch_scripts.main(["chapter", "--epochs", "2", "--threads", "1", *option])
+        assert json.loads((tmp_path / "result.json").read_text())["accuracy"] > 0.95
+        assert (tmp_path / "curves.png").stat().st_size > 5_000

@@ -8,13 +8,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from .. import plots
+from ..plots.axes import SQUARE, grid_size
 from ..types import Dataset, History, Splits
 from .interpret import Example, Interpretation
 
@@ -31,12 +32,15 @@ def report_page(
     """Return the page as text; its footer refers to `figures_file`, the file with the same numbers."""
     metrics, correct = interpretation.metrics, int(np.trace(interpretation.confusion))
     numbers = {
-        "accuracy": f"{float(metrics.accuracy):.4f}",
-        "errors": f"{int(metrics.count) - correct:,} of {int(metrics.count):,}",
-        "loss": f"{float(metrics.loss):.4f}",
-        "calibration error": f"{float(interpretation.calibration.error):.4f}",
+        "Accuracy": f"{float(metrics.accuracy):.4f}",
+        "Errors": f"{int(metrics.count) - correct:,} of {int(metrics.count):,}",
+        "Loss": f"{float(metrics.loss):.4f}",
+        "Calibration error": f"{float(interpretation.calibration.error):.4f}",
     }
-    curves = "" if history is None else _chart(plots.curves(history), "Loss and accuracy after every epoch")
+    curves = ""
+    if history is not None:
+        # Narrower than in a notebook, so that its text stays legible on a phone.
+        curves = _chart("Loss and accuracy after every epoch", lambda ax: plots.curves(history, ax), (5.0, 3.2))
     sections = [
         ("Training", "", f'<div class="beside">{_definitions(about, "about")}{curves}</div>'),
         ("Classes", _CLASSES, f'<div class="beside">{_confusion(interpretation, classes)}</div>'),
@@ -74,8 +78,8 @@ def report_page(
 
 
 _CLASSES = (
-    "Rows are labels, columns are predictions, and correct predictions are on the diagonal. The cell of an error is "
-    "darker red the larger its fraction of the row. Precision is the fraction of a class's predictions that are "
+    "Rows are labels, columns are predictions, and correct predictions are on the diagonal. The larger an error's "
+    "fraction of its row, the darker its cell. Precision is the fraction of a class's predictions that are "
     "correct, recall the fraction of its images that are predicted correctly."
 )
 _TOP_LOSSES = (
@@ -83,11 +87,11 @@ _TOP_LOSSES = (
 )
 _CALIBRATION = (
     "A calibrated model with a confidence of 90% is correct nine times in ten: its bars end on the diagonal. Bars "
-    "below the diagonal mean overconfidence. A bar is darker the more validation images it contains."
+    "below the diagonal mean overconfidence. The more validation images a bar contains, the darker it is."
 )
 _GRADIENTS = (
     "The training images whose own loss has the largest gradient: these would change the model most. The curve shows "
-    "the fraction of all gradient norms that the largest ones make up."
+    "how much of the sum of all gradient norms the largest ones contribute."
 )
 _MISLABELED = (
     "The training images whose label has the lowest probability under the trained model. Some have a wrong label, "
@@ -101,7 +105,11 @@ def _definitions(values: Mapping[str, Any], kind: str) -> str:
 
 
 def _confusion(interpretation: Interpretation, classes: Sequence[str]) -> str:
-    picture = _chart(plots.confusion_matrix(interpretation.confusion, classes), "Confusion matrix")
+    picture = _chart(
+        "Confusion matrix",
+        lambda ax: plots.confusion_matrix(interpretation.confusion, classes, ax),
+        grid_size(len(classes)),
+    )
     per_class = [
         (name, f"{count:,}", _fraction(precision), _fraction(recall))
         for name, count, precision, recall in zip(classes, *map(np.asarray, interpretation.per_class), strict=True)
@@ -111,8 +119,8 @@ def _confusion(interpretation: Interpretation, classes: Sequence[str]) -> str:
     ]
     return (
         picture
-        + _table("Per class", ("class", "images", "precision", "recall"), per_class)
-        + _table("Most confused", ("label", "predicted", "images"), pairs)
+        + _table("Per class", ("Class", "Images", "Precision", "Recall"), per_class)
+        + _table("Most confused", ("Label", "Predicted", "Images"), pairs)
     )
 
 
@@ -127,8 +135,8 @@ def _reliability(interpretation: Interpretation) -> str:
         )
         for i in np.flatnonzero(counts)
     ]
-    picture = _chart(plots.reliability(interpretation.calibration), "Reliability diagram")
-    return picture + _table("By confidence", ("confidence", "images", "mean confidence", "accuracy"), rows)
+    picture = _chart("Reliability diagram", lambda ax: plots.reliability(interpretation.calibration, ax), SQUARE)
+    return picture + _table("By confidence", ("Confidence", "Images", "Mean confidence", "Accuracy"), rows)
 
 
 def _fraction(value: Any) -> str:
@@ -145,10 +153,12 @@ def _table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]])
 
 
 def _gradients(interpretation: Interpretation, splits: Splits, classes: Sequence[str]) -> str:
-    curve = plots.gradient_norms(interpretation.gradient_norms)
-    return _chart(curve, "Fraction of all gradient norms by fraction of images") + _digits(
-        interpretation.largest_gradients, splits.train, classes, _norm
+    curve = _chart(
+        "Fraction of all gradient norms by fraction of images",
+        lambda ax: plots.gradient_norms(interpretation.gradient_norms, ax),
+        SQUARE,
     )
+    return curve + _digits(interpretation.largest_gradients, splits.train, classes, _norm)
 
 
 def _loss(value: float) -> str:
@@ -183,20 +193,16 @@ def _png(image: Any) -> str:
     return _data("image/png", file.getvalue())
 
 
-def _chart(ax: Axes, alt: str) -> str:
-    source = _data("image/svg+xml", _svg(ax).encode())
+def _chart(alt: str, draw: Callable[[Axes], Axes], size: tuple[float, float]) -> str:
+    """Return a plot as an SVG image. Equal plots give equal bytes: no date, and a fixed salt for its ids."""
+    text = io.StringIO()
+    with rc_context({**plots.STYLE, "svg.hashsalt": "jax_mnist"}):
+        figure = Figure(figsize=size)  # not pyplot's: nothing to close
+        draw(figure.add_subplot())
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    source = _data("image/svg+xml", text.getvalue().encode())
     return f'<figure><img src="{source}" alt="{alt}"></figure>\n'
 
 
 def _data(kind: str, contents: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(contents).decode()}"
-
-
-def _svg(ax: Axes) -> str:
-    """Return the figure of these axes as SVG, and close it. Equal figures give equal bytes: no date, a fixed salt."""
-    figure: Any = ax.figure
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "jax_mnist"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return text.getvalue()

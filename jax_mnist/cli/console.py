@@ -1,25 +1,44 @@
-"""What the commands share: the device they run on, and how they end."""
+"""What the commands share: parsing, presets, the choice of a device, and exit codes."""
 
 import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
 import tyro
 from tyro.conf import arg
+from tyro.extras import subcommand_type_from_defaults
 
-Platform = Annotated[
-    Literal["cpu", "gpu", "tpu"] | None, arg(metavar="{cpu,gpu,tpu}", help_behavior_hint="(default: JAX's choice)")
-]
+from ..recipes import RECIPES, SUMMARIES, Recipe
 
 EXIT_OK, EXIT_TARGET_MISSED, EXIT_BAD_INPUT = 0, 1, 2
 
 
+def optional(metavar: str, default: str = "none") -> Any:
+    """Return how `--help` shows an option that is None by default."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+Platform = Annotated[Literal["cpu", "gpu", "tpu"] | None, optional("{cpu,gpu,tpu}", "JAX's choice")]
+
+if TYPE_CHECKING:
+    Preset = Recipe
+else:
+    # The name of a preset comes first, without an option; each of its values is then an option with its default.
+    Preset = subcommand_type_from_defaults(RECIPES, SUMMARIES, prefix_names=False)
+
+
 def command(config_type: Any, run: Callable[[Any], int], args: Sequence[str] | None = None, prog: str = "") -> int:
     """Parse the arguments into the configuration and run it; bad input is one line and exit code 2."""
-    config = tyro.cli(config_type, args=args, prog=prog or None, config=(tyro.conf.OmitArgPrefixes,))
+    flags = (
+        tyro.conf.OmitArgPrefixes,
+        tyro.conf.OmitSubcommandPrefixes,
+        tyro.conf.CascadeSubcommandArgs,  # the command's own options may follow the name of the preset
+        tyro.conf.FlagCreatePairsOff,  # --tensorboard, without a --no-tensorboard
+    )
+    config = tyro.cli(config_type, args=args, prog=prog or None, config=flags)
     try:
         return run(config)
     except (ValueError, OSError) as error:
@@ -28,40 +47,40 @@ def command(config_type: Any, run: Callable[[Any], int], args: Sequence[str] | N
 
 
 def script(config_type: Any, run: Callable[[Any], int]) -> Callable[..., int]:
-    """The `main(args=None) -> exit code` of a command that is a script of its own."""
+    """Return the `main(args=None) -> exit code` of a command that is also a script."""
     return functools.partial(command, config_type, run)
 
 
 def use_platform(platform: Platform) -> Any:
-    """The first device of the platform that was asked for, and nothing else: no silent fall back to the CPU.
+    """Return the first device of the platform, by default of JAX's choice, without falling back to another platform.
 
-    It must come before any other use of JAX. Raises ValueError where there is no such device.
+    Call it before any other use of JAX. Raises ValueError if there is no such device.
     """
     if platform == "cpu":
         jax.config.update("jax_platforms", "cpu")
     try:
         device = jax.devices(platform)[0]
     except RuntimeError as error:
-        raise ValueError(f"--platform {platform}: JAX finds no such device here ({error})") from error
+        raise ValueError(f"--platform {platform}: JAX finds no such device ({error})") from error
     if jax.default_backend() != device.platform:
-        raise ValueError(f"--platform {platform}: JAX uses {jax.default_backend()} here, see JAX_PLATFORMS")
+        raise ValueError(f"--platform {platform}: JAX uses {jax.default_backend()}; unset JAX_PLATFORMS")
     return device
 
 
 def use_one_thread() -> None:
-    """Let XLA compute on one thread of the CPU, so that the order of its sums is the same on any number of cores.
+    """Make XLA compute on one CPU thread, so that the order of its sums is the same on any number of cores.
 
-    It must come before any other use of JAX. Raises ValueError where it comes too late.
+    Call it before any other use of JAX. Raises ValueError if it is too late.
     """
     try:
         jax.config.update("jax_num_cpu_devices", 1)
     except RuntimeError as error:
-        raise ValueError("--deterministic must come before JAX is used in this process") from error
-    os.environ["NPROC"] = "1"  # XLA's own; --xla_cpu_multi_thread_eigen=false leaves the threads as they are
+        raise ValueError("--deterministic must be set before JAX is used in this process") from error
+    os.environ["NPROC"] = "1"  # read by XLA; --xla_cpu_multi_thread_eigen=false does not change the threads
 
 
 def describe(device: Any) -> str:
-    """The device as a person would name it: "cpu, 1 device, jax 0.10.2"."""
+    """Return a device in words: "cpu, 1 device, jax 0.10.2"."""
     count = jax.device_count()
     kind = "" if device.device_kind == device.platform else f" ({device.device_kind})"
     return f"{device.platform}{kind}, {count} device{'s' if count > 1 else ''}, jax {jax.__version__}"

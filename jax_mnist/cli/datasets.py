@@ -1,4 +1,4 @@
-"""`datasets`, also `python -m jax_mnist.data`: where the digits are, on this machine or elsewhere."""
+"""`datasets`: the datasets by name, and where they are on this machine."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,19 +16,19 @@ from .console import EXIT_OK, script
 
 @dataclasses.dataclass(frozen=True)
 class DatasetsConfig:
-    """List the datasets that --dataset and load() take by name: their state, their size on disk and their place."""
+    """List the datasets that --dataset and load() take by name, with their state, size on disk and path."""
 
 
 def run(config: DatasetsConfig) -> int:
     """Print the table."""
     table = Table("name", "state", "size")
-    table.add_column("where", overflow="fold")
+    table.add_column("path", overflow="fold")
     for row in [*_files(), *_prepared()]:
         table.add_row(*row)
     console = Console()
     console.print(table)
     console.print(
-        "Also a directory of IDX files or images. To prepare for TFDS: python -m jax_mnist prepare_tfds NAME",
+        "A directory of IDX files or images works too. For TFDS: python -m jax_mnist prepare_tfds NAME",
         highlight=False,
     )
     return EXIT_OK
@@ -39,7 +39,7 @@ def _files() -> Iterator[tuple[str, str, str, str]]:
         source = "mnist" if name == "mnist_sample" else name
         directory = present(source)
         if directory is None:
-            yield name, "missing", "", f"downloaded into {cache_directory() / source} when first used"
+            yield name, "missing", "", f"downloaded to {cache_directory() / source} on first use"
         else:
             states = {cache_directory() / source: "cached", BUNDLED: "bundled"}
             yield name, states.get(directory, "installed"), _size(directory), str(directory)
@@ -53,7 +53,7 @@ def _prepared() -> Iterator[tuple[str, str, str, str]]:
         if name in found:
             yield f"tfds:{name}", "prepared", _size(found[name]), str(found[name])
         else:
-            yield f"tfds:{name}", "missing", "", f"to be prepared into {data_directory()}"
+            yield f"tfds:{name}", "missing", "", f"to be prepared in {data_directory()}"
 
 
 def _size(directory: Path) -> str:

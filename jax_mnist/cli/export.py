@@ -1,4 +1,4 @@
-"""`export`: a trained model as one portable file, which runs without its code."""
+"""`export`: a trained model as one portable file that runs without its code."""
 
 import dataclasses
 from pathlib import Path
@@ -6,25 +6,24 @@ from pathlib import Path
 from rich.console import Console
 from tyro.conf import Positional
 
-from .. import export_model
-from ..export.program import PLATFORMS
+from ..export.program import PLATFORMS, export_model
+from ..runs import load_run
 from .console import EXIT_OK, Platform, script, use_platform
-from .runs import load_run
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """Write a trained model as one file that jax and flatbuffers alone can run, on CPU, CUDA and TPU.
+    """Write a trained model as one file that needs only jax and flatbuffers to run, on CPU, CUDA and TPU.
 
-    `predict FILE PICTURE...` reads it; `jax_mnist/export.py` shows the lines that run it elsewhere.
+    `predict FILE PICTURE...` reads it; the documentation of `export_model` shows how to run it elsewhere.
     """
 
     run: Positional[Path]
-    """The directory that `train --out` wrote."""
+    """Directory that `train --out` wrote."""
     file: Positional[Path]
-    """The file to write, such as digits.jaxexport."""
+    """File to write, such as digits.jaxexport."""
     platform: Platform = None
-    """Export there or fail; the file is for all platforms all the same."""
+    """Platform that exports; the file runs on all of them."""
 
 
 def run(config: ExportConfig) -> int:

@@ -6,21 +6,20 @@ from pathlib import Path
 from rich.console import Console
 from tyro.conf import Positional
 
-from .. import class_names, load
 from ..data.formats.image_folder import write_folder
-from ..data.load import sample_indices
+from ..data.load import class_names, load, sample_indices
 from .console import EXIT_OK, script
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportFolderConfig:
-    """Write the bundled 3s and 7s as fastai's MNIST_SAMPLE: the chapter's PyTorch notebook then runs offline.
+    """Write the bundled 3s and 7s as fastai's MNIST_SAMPLE, so that the chapter's PyTorch notebook runs offline.
 
-    In the notebook, `path = Path("DIR")` takes the place of `path = untar_data(URLs.MNIST_SAMPLE)`.
+    In the notebook, replace `path = untar_data(URLs.MNIST_SAMPLE)` by `path = Path("DIR")`.
     """
 
     directory: Positional[Path]
-    """A new or empty directory: train/3/10.png, ..., valid/7/..., labels.csv."""
+    """New or empty directory for train/3/10.png, ..., valid/7/..., labels.csv."""
 
 
 def run(config: ExportFolderConfig) -> int:

@@ -6,22 +6,22 @@ from pathlib import Path
 from rich.console import Console
 from tyro.conf import Positional
 
-from .. import export_page
+from ..export.web_page import export_page
+from ..runs import load_run
 from .console import EXIT_OK, script
-from .runs import load_run
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportPageConfig:
-    """Write a trained model as one HTML page: draw with mouse, finger or keys, and it reads as you draw.
+    """Write a trained model as one HTML page that reads a digit while you draw it with mouse, finger or keys.
 
-    The page needs no server and no network: open it, send it, put it anywhere.
+    The page is one file and needs neither a server nor a network.
     """
 
     run: Positional[Path]
-    """The directory that `train --out` wrote."""
+    """Directory that `train --out` wrote."""
     page: Positional[Path]
-    """The file to write, such as page.html."""
+    """File to write, such as page.html."""
 
 
 def run(config: ExportPageConfig) -> int:

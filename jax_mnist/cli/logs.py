@@ -8,14 +8,14 @@ from ..types import EpochRecord
 
 
 @contextlib.contextmanager
-def tensorboard(directory: Path | None, rows: Sequence[EpochRecord]) -> Iterator[Callable[[EpochRecord], None]]:
-    """Inside, a function that adds an epoch to the directory's event files; one that does nothing without a directory.
+def tensorboard(directory: Path | None, records: Sequence[EpochRecord]) -> Iterator[Callable[[EpochRecord], None]]:
+    """Yield a function that adds an epoch to the directory's event files; without a directory it does nothing.
 
-    What was logged there before is replaced by `rows`, the epochs that a resumed run has behind it. Raises ValueError
-    where tensorboardX is not installed.
+    Existing event files are replaced by `records`, the finished epochs of a resumed run. Raises ValueError if
+    tensorboardX is not installed.
     """
     if directory is None:
-        yield lambda row: None
+        yield lambda record: None
         return
     try:
         from tensorboardX import SummaryWriter
@@ -25,11 +25,11 @@ def tensorboard(directory: Path | None, rows: Sequence[EpochRecord]) -> Iterator
         old.unlink()
     with SummaryWriter(str(directory)) as writer:
 
-        def log(row: EpochRecord) -> None:
+        def log(record: EpochRecord) -> None:
             for name in ("train_loss", "valid_loss", "accuracy"):
-                writer.add_scalar(name, getattr(row, name), row.epoch)
+                writer.add_scalar(name, getattr(record, name), record.epoch)
             writer.flush()
 
-        for row in rows:
-            log(row)
+        for record in records:
+            log(record)
         yield log

@@ -1,4 +1,4 @@
-"""`lr_find`: a hundred learning rates, judged on training images set apart, and one of them suggested."""
+"""`lr_find`: a hundred learning rates, compared on held-out training images, and one suggested."""
 
 import dataclasses
 import time
@@ -7,81 +7,64 @@ from typing import Annotated
 
 import jax
 from rich.console import Console
-from tyro.conf import arg
 
-from .. import lr_find
-from ..training.lr_find import LrFindResult
-from .console import EXIT_OK, Platform, describe, script, use_platform
-from .pictures import load_plots, save_picture
-from .recipes import DenseName, OptimizerName, choose_recipe, make_learner, read_data
-from .runs import make_writable, write_json
-
-_AS_TRAIN = "(default: that of train)"
+from ..files import make_writable
+from ..recipes import RECIPES, make_learner, read_data
+from ..runs import write_json
+from ..training.lr_find import lr_find
+from .console import EXIT_OK, Platform, Preset, describe, optional, script, use_platform
+from .pictures import picture
 
 
 @dataclasses.dataclass(frozen=True)
 class LrFindConfig:
-    """Train briefly at each of a hundred learning rates at once, draw the losses, and suggest a rate.
+    """Train a preset briefly at each of a hundred learning rates at once, draw the losses, and suggest a rate.
 
-    It needs --hold-out: what chooses must not see the validation set, which so can still say how good the choice is.
+    The rates are compared on held-out training images. The validation or test set is not used, so that it still says
+    how good the chosen rate is.
     """
 
-    dataset: str = "mnist_sample"
-    """mnist_sample (3 or 7), mnist (ten digits), or a directory of IDX files or images."""
-    hold_out: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(required)")] = None
-    """Training images set apart to judge on, such as 2000 of mnist_sample, 10000 of mnist."""
-    model: Annotated[DenseName | None, arg(metavar="{linear,mlp,flax_mlp}", help_behavior_hint=_AS_TRAIN)] = None
-    """linear and mlp are the chapter's own functions, flax_mlp is a Flax NNX module."""
-    hidden: Annotated[tuple[int, ...] | None, arg(metavar="[INT ...]", help_behavior_hint=_AS_TRAIN)] = None
-    """Sizes of the hidden layers."""
-    batch_size: Annotated[int | None, arg(metavar="INT", help_behavior_hint=_AS_TRAIN)] = None
-    """Images a step."""
-    optimizer: OptimizerName = "sgd"
-    """Optax's; momentum is SGD with momentum 0.9."""
-    epochs: int = 2
-    """How often every training image is seen at each rate, 1 to 4."""
+    recipe: Preset = RECIPES["chapter"]
+    hold_out: Annotated[int | None, optional("INT", "required")] = None
+    """Hold out this many training images for validation, such as 2000 of 3 or 7, 10000 of ten digits."""
+    trial_epochs: int = 2
+    """Epochs of training at each rate, 1 to 4."""
     seed: int = 0
-    """Draws the parameters and the order of the images."""
+    """Seed of the parameters and of the order of the images."""
     out: Path = Path("runs/lr_find")
-    """Where lr_find.json and lr_find.png go."""
+    """Directory for lr_find.json and lr_find.png."""
     platform: Platform = None
-    """Run there or fail: never a silent fall back to another."""
+    """Device platform; an error if unavailable."""
 
 
 def run(config: LrFindConfig) -> int:
-    """Find a rate as configured."""
+    """Find a learning rate as configured."""
     if config.hold_out is None or config.hold_out < 1:
-        raise ValueError("lr_find chooses, so it judges on training images set apart: give --hold-out, such as 2000")
-    console, device = Console(), use_platform(config.platform)
-    console.print(f"device: {describe(device)}", highlight=False)
+        raise ValueError("lr_find needs --hold-out (model selection must not use the test set), such as 2000")
+    console, device = Console(highlight=False, soft_wrap=True), use_platform(config.platform)
+    console.print(f"device: {describe(device)}")
+    splits, classes = read_data(config.recipe.dataset, config.hold_out)
+    learner = make_learner(config.recipe, len(splits.train), len(classes), learning_rate_in_state=True)
     make_writable(config.out)
-    splits, classes = read_data(config.dataset, config.hold_out)
-    recipe = choose_recipe(
-        len(classes), config.model, config.optimizer, hidden=config.hidden, batch_size=config.batch_size
-    )
-    learner = make_learner(recipe, len(splits.train), len(classes), sweep_learning_rate=True)
     start = time.perf_counter()
     with console.status("training at a hundred rates"):
-        found = lr_find(jax.random.key(config.seed), learner, splits, epochs=config.epochs)
+        found = lr_find(jax.random.key(config.seed), learner, splits, epochs=config.trial_epochs)
     seconds = time.perf_counter() - start
+    from .. import plots  # importing matplotlib takes 0.3 s
+
+    with picture(config.out / "lr_find.png") as ax:
+        plots.sweep(found.rates, {"Held-out loss": found.losses[:, None]}, ax=ax)
+        ax.axvline(found.suggestion, color="black", linestyle=":", label=f"Suggestion {found.suggestion:.2g}")
+        ax.set_ylabel("Loss")
+        ax.legend()
     values = found._asdict() | {"rates": found.rates.tolist(), "losses": found.losses.tolist(), "seconds": seconds}
-    write_json(config.out / "lr_find.json", dataclasses.asdict(config) | values)
-    _draw(config.out / "lr_find.png", found)
+    options = {name: value for name, value in dataclasses.asdict(config).items() if name != "recipe"}
+    write_json(config.out / "lr_find.json", config.recipe._asdict() | options | values)
     console.print(
         f"suggestion: --learning-rate {found.suggestion:.2g}: {found.reason}, on {config.hold_out:,} held-out training "
-        f"images; {seconds:.1f} s; written to {config.out}",
-        highlight=False,
-        soft_wrap=True,
+        f"images; {seconds:.1f} s; written to {config.out}"
     )
     return EXIT_OK
-
-
-def _draw(path: Path, found: LrFindResult) -> None:
-    ax = load_plots().sweep(found.rates, {"held-out loss": found.losses[:, None]})
-    ax.axvline(found.suggestion, color="black", linestyle=":", label=f"suggestion {found.suggestion:.2g}")
-    ax.set_ylabel("loss")
-    ax.legend()
-    save_picture(path, ax)
 
 
 main = script(LrFindConfig, run)

@@ -1,57 +1,54 @@
-"""`predict`: a person's own pictures to the digits that a trained model sees in them."""
+"""`predict`: the digits that a trained model sees in the user's own pictures."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 from tyro.conf import Positional
 
-from .. import load_exported, make_batch, read_photo
+from ..data.batches import make_batch
+from ..data.photos import read_photo
+from ..export.program import load_exported
 from ..metrics import class_probabilities, predicted_labels
+from ..runs import load_run
 from .console import EXIT_OK, Platform, script, use_platform
-from .runs import load_run
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictConfig:
-    """Say which digit is in a picture: a PNG or JPEG of any size, dark on light or light on dark."""
+    """Name the digit in each picture: PNG or JPEG of any size, dark on light or light on dark."""
 
     run: Positional[Path]
-    """The directory that `train --out` wrote, or the file that `export` wrote."""
+    """Directory that `train --out` wrote, or file that `export` wrote."""
     images: Positional[tuple[Path, ...]]
-    """One digit a picture."""
+    """Pictures of one digit each."""
     platform: Platform = None
-    """Run there or fail: never a silent fall back to another."""
+    """Device platform; an error if unavailable."""
 
 
 def run(config: PredictConfig) -> int:
     """Predict as configured."""
     use_platform(config.platform)
     if not config.images:
-        raise ValueError("no picture was named; expected one or more PNG or JPEG files")
+        raise ValueError("predict needs one or more pictures (PNG or JPEG), got none")
     images = np.stack([read_photo(path) for path in config.images])
-    logits, classes = _logits(config.run, images)
+    if config.run.is_file():
+        exported = load_exported(config.run)
+        if exported.image_shape != images.shape[1:]:
+            raise ValueError(f"{config.run}: must take images of {images.shape[1:]}, got {exported.image_shape}")
+        logits, classes = exported.logits(images), exported.classes
+    else:
+        trained = load_run(config.run)
+        x = make_batch(images, np.zeros(len(images), np.int32)).x
+        logits, classes = trained.learner.model.apply(trained.params, x), trained.classes
     table = Table(Column("picture", overflow="fold"), "digit", "probability")
-    shares = class_probabilities(logits)
-    for path, label, share in zip(config.images, predicted_labels(logits), shares, strict=True):
-        table.add_row(str(path), classes[int(label)], f"{share[label]:.4f}")
+    probabilities = class_probabilities(logits)
+    for path, label, row in zip(config.images, predicted_labels(logits), probabilities, strict=True):
+        table.add_row(str(path), classes[int(label)], f"{row[label]:.4f}")
     Console().print(table)
     return EXIT_OK
-
-
-def _logits(run: Path, images: np.ndarray) -> tuple[Any, tuple[str, ...]]:
-    """The images' logits by a run's model or an exported one, and the names of the classes."""
-    if run.is_file():
-        exported = load_exported(run)
-        if exported.image_shape != images.shape[1:]:
-            raise ValueError(f"{run}: takes images of {exported.image_shape}; a picture becomes {images.shape[1:]}")
-        return exported.logits(images), exported.classes
-    trained = load_run(run)
-    x = make_batch(images, np.zeros(len(images), np.int32)).x
-    return trained.learner.model.apply(trained.params, x), trained.classes
 
 
 main = script(PredictConfig, run)

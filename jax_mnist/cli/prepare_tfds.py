@@ -1,4 +1,4 @@
-"""`prepare_tfds`: a dataset of ours as one that TensorFlow Datasets reads, without TensorFlow."""
+"""`prepare_tfds`: a dataset in the form that TensorFlow Datasets (TFDS) reads, without TensorFlow."""
 
 import dataclasses
 import logging
@@ -8,35 +8,32 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from .. import class_names
-from ..data.load import load_known
-from .console import EXIT_OK, script
+from ..data.load import class_names, load_known
+from .console import EXIT_OK, optional, script
 
 
 @dataclasses.dataclass(frozen=True)
 class PrepareTfdsConfig:
-    """Write a dataset where TensorFlow Datasets reads it, without TensorFlow: in the order of its IDX files.
+    """Write a dataset to the directory where TFDS reads it, without TensorFlow, in the order of its IDX files.
 
-    Afterwards load("tfds:NAME") and plain TFDS read it: tfds.data_source(NAME, split="train", download=False).
+    Then load("tfds:NAME") reads it, and so does TFDS: tfds.data_source(NAME, split="train", download=False).
     """
 
     name: Positional[Literal["mnist", "mnist_sample", "fashion_mnist", "kmnist"]] = "mnist"
-    """mnist and mnist_sample are bundled; the others are looked for on this machine, then downloaded."""
-    data_dir: Annotated[
-        Path | None, arg(metavar="DIR", help_behavior_hint="(default: TFDS_DATA_DIR or TFDS's own)")
-    ] = None
+    """mnist and mnist_sample are bundled; the others are downloaded unless they are on this machine."""
+    data_dir: Annotated[Path | None, optional("DIR", "TFDS_DATA_DIR, or TFDS's own")] = None
     """TFDS's data directory."""
     idx_directory: Annotated[
-        Path | None, arg(name="from", metavar="DIR", help_behavior_hint="(default: the usual places)")
+        Path | None, arg(name="from", metavar="DIR", help_behavior_hint="(default: the known directories)")
     ] = None
-    """A directory with the dataset's four IDX files, plain or .gz; they are checked by sha256."""
+    """Directory with the dataset's four IDX files, plain or .gz; they are verified by SHA-256."""
 
 
 def run(config: PrepareTfdsConfig) -> int:
     """Prepare as configured."""
     from ..data.formats.tfds import prepare
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of the directory that is about to be written
+    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns about the directory, which is still to be written
     splits = load_known(config.name, config.idx_directory)
     path = prepare(config.name, splits, class_names(config.name), config.data_dir)
     Console().print(

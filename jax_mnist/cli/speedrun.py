@@ -3,9 +3,11 @@
 import concurrent.futures
 import dataclasses
 import json
+import math
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,47 +20,46 @@ from ..files import atomic_write
 from ..speedrun.recipe import predict, train
 from ..types import Splits
 from .console import EXIT_OK, Platform, describe, script, use_platform
-from .torch_record import seconds_since_start
 
 TRAIN_COUNT, TEST_COUNT = 60_000, 10_000
 TRAIN_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 1}
 ACCURACY_OPTIONS: dict[str, Any] = TRAIN_OPTIONS | {"xla_cpu_use_fusion_emitters": False}
-"""What makes XLA:CPU compile faster; the second costs a program that runs for long more than it saves."""
+"""Options with which XLA:CPU compiles faster. The second makes a long-running program lose more than it saves."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeedrunConfig:
-    """Train ten digits from random weights as fast as this machine can, once a seed, and report on the test set.
+    """Train on the ten digits from random weights as fast as this machine can, and report the test accuracy.
 
-    The images are in memory before a run's clock starts; compilation, which happens once, is told apart.
+    A run's time starts with the images in memory. Compilation happens once and is reported separately.
     """
 
     seeds: int = 20
-    """How many runs: the seeds 0, 1, ..."""
+    """Number of runs, from the seeds 0, 1, ..."""
     hold_out: int = 0
-    """Report on so many training images, set apart, instead of on the test set."""
+    """Hold out this many training images and report the accuracy on them instead of on the test set."""
     json: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
-    """Write the numbers there."""
+    """File for the results."""
     platform: Platform = None
-    """Run there or fail: never a silent fall back to another."""
+    """Device platform; an error if unavailable."""
 
 
 class Programs(NamedTuple):
-    """The two compiled programs."""
+    """The compiled programs."""
 
     train: Callable[..., Any]
     """key, images, labels -> params"""
     accuracy: Callable[..., Any]
-    """params, images, labels -> the share of right answers"""
+    """params, images, labels -> accuracy in [0, 1]"""
 
 
 def run(config: SpeedrunConfig) -> int:
-    """Run as configured."""
+    """Train as configured, print the results, and return 0."""
     if config.seeds < 1:
-        raise ValueError(f"--seeds must be 1 or more, not {config.seeds}")
+        raise ValueError(f"--seeds must be 1 or more, got {config.seeds}")
     if not 0 <= config.hold_out < TRAIN_COUNT:
-        raise ValueError(f"--hold-out must be in 0..{TRAIN_COUNT - 1}, not {config.hold_out}")
-    # The data is unzipped while the programs compile, which need no more than its shapes.
+        raise ValueError(f"--hold-out must be 0 to {TRAIN_COUNT - 1}, got {config.hold_out}")
+    # A thread unzips the data while the programs compile, for which its shapes are enough.
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         data = pool.submit(_read, config.hold_out)
         device = use_platform(config.platform)
@@ -82,13 +83,13 @@ def _read(held_out: int) -> Splits:
 
 
 def _compile(pool: concurrent.futures.Executor, held_out: int, platform: str) -> Programs:
-    training, judging = map(_shapes, (TRAIN_COUNT - held_out, held_out or TEST_COUNT))
+    training, testing = map(_shapes, (TRAIN_COUNT - held_out, held_out or TEST_COUNT))
     key = jax.eval_shape(lambda: jax.random.key(0))
     train_options, accuracy_options = (TRAIN_OPTIONS, ACCURACY_OPTIONS) if platform == "cpu" else ({}, {})
-    # The larger one compiles while Python traces the smaller.
+    # The larger program compiles while Python traces the smaller one.
     lowered = train.lower(key, *training)
     programs = [pool.submit(lowered.compile, train_options)]
-    lowered = jax.jit(_accuracy).lower(lowered.out_info, *judging)
+    lowered = jax.jit(_accuracy).lower(lowered.out_info, *testing)
     programs.append(pool.submit(lowered.compile, accuracy_options))
     return Programs(*(program.result() for program in programs))
 
@@ -103,12 +104,18 @@ def _accuracy(params: Any, images: Any, labels: Any) -> Any:
 
 def _run_seeds(programs: Programs, splits: Splits, count: int) -> dict[str, Any]:
     seconds, accuracies, process_seconds = [], [], 0.0
-    for took, accuracy in _runs(programs, splits, count):
-        if not seconds:
-            process_seconds = seconds_since_start()
-            print(f"first run: accuracy {accuracy:.4f}, {process_seconds:.2f} s after the process began", flush=True)
-        seconds.append(took)
-        accuracies.append(accuracy)
+    for seed in range(count):
+        key = jax.block_until_ready(jax.random.key(seed))
+        start = time.perf_counter()
+        params = jax.block_until_ready(programs.train(key, splits.train.images, splits.train.labels))
+        seconds.append(time.perf_counter() - start)
+        accuracies.append(float(programs.accuracy(params, splits.valid.images, splits.valid.labels)))
+        if seed == 0:
+            process_seconds = _seconds_since_start()
+            print(
+                f"first run: accuracy {accuracies[0]:.4f}, {process_seconds:.2f} s after the process started",
+                flush=True,
+            )
     return {
         "accuracies": accuracies,
         "accuracy_mean": statistics.mean(accuracies),
@@ -119,27 +126,28 @@ def _run_seeds(programs: Programs, splits: Splits, count: int) -> dict[str, Any]
     }
 
 
-def _runs(programs: Programs, splits: Splits, count: int) -> Iterator[tuple[float, float]]:
-    for seed in range(count):
-        key = jax.block_until_ready(jax.random.key(seed))
-        start = time.perf_counter()
-        params = jax.block_until_ready(programs.train(key, splits.train.images, splits.train.labels))
-        took = time.perf_counter() - start
-        yield took, float(programs.accuracy(params, splits.valid.images, splits.valid.labels))
+def _seconds_since_start() -> float:
+    """Return the age of this process, to 0.01 s on Linux and NaN elsewhere: importing Python and JAX counts."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return math.nan
+    return uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
-def _report(result: dict[str, Any], judged_on: str) -> None:
+def _report(result: dict[str, Any], evaluated_part: str) -> None:
     names = {
         "compile_seconds": "compilation",
         "first_run_seconds": "training, first run",
         "train_seconds": "training, median run",
-        "process_seconds": "whole process, until the first accuracy",
+        "process_seconds": "whole process until the first accuracy",
     }
     for name, text in names.items():
         print(f"{text:42}{result[name]:8.3f} s")
     accuracies = result["accuracies"]
     print(
-        f"{judged_on} accuracy over {len(accuracies)} seeds: {result['accuracy_mean']:.4f} +- "
+        f"{evaluated_part} accuracy over {len(accuracies)} seeds: {result['accuracy_mean']:.4f} +- "
         f"{result['accuracy_std']:.4f}, min {min(accuracies):.4f}"
     )
 

@@ -1,156 +1,292 @@
-"""`train`: a dataset and a model to a run on disk."""
+"""`train`: the training script, from a preset to a trained model on disk."""
 
-import csv
 import dataclasses
-import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from .. import evaluation_params, init_state, save_params
-from ..types import EpochRecord, History, Params, Splits
-from .console import EXIT_OK, EXIT_TARGET_MISSED, describe, script, use_one_thread, use_platform
-from .devices import check_devices, choose_mesh, join, other_processes, run_processes
+from ..analysis import ensemble_labels, summarize
+from ..files import make_writable
+from ..recipes import RECIPES, make_learner, make_schedule, read_data
+from ..runs import Progress, best_record, restore_progress, run_settings, save_progress, write_results
+from ..training.ema import evaluation_params
+from ..training.loop import fit_epochs, init_state
+from ..training.mesh import replicate, to_local
+from ..training.nan_guard import describe_divergence, is_finite
+from ..training.sweeps import fit_many
+from ..types import EpochRecord, History, Learner, Params, Splits
+from .console import (
+    EXIT_OK,
+    EXIT_TARGET_MISSED,
+    Platform,
+    Preset,
+    describe,
+    optional,
+    script,
+    use_one_thread,
+    use_platform,
+)
+from .devices import choose_mesh, exit_if_processes_are_lost, set_up_devices
 from .logs import tensorboard
-from .loop import Diverged, Limits, Trained, describe_divergence, train_on
 from .pictures import draw_run
-from .recipes import Recipe, choose_recipe, make_learner, make_schedule, read_data
-from .resume import Saved, Start, describe_start, find_start, run_settings
-from .runs import CONFIG, HISTORY, PARAMS, RESULT, make_writable, write_json, write_text
-from .seeds import describe_seeds, train_further
-from .train_config import TrainConfig, check_config
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a preset, by default the chapter's net, and write the run to a directory.
+
+    `train PRESET --help` shows the values of that preset. No option changes the default of another.
+    """
+
+    recipe: Preset = RECIPES["chapter"]
+    seed: int = 0
+    """Seed of the parameters and of the order of the images."""
+    seeds: int = 1
+    """Number of seeds, from --seed on; the files are of the first, result.json summarizes all."""
+    hold_out: int = 0
+    """Hold out this many training images for validation."""
+    patience: Annotated[int | None, optional("INT")] = None
+    """Stop after INT epochs without a lower validation loss and keep the best; needs --hold-out."""
+    target_accuracy: float = 0.0
+    """Exit with code 1 if the accuracy, the mean over the seeds, is lower; in [0, 1]."""
+    out: Path = Path("runs/last")
+    """Directory for the model, its history, checkpoints and pictures."""
+    resume: Annotated[Path | None, optional("RUN")] = None
+    """Continue RUN from its newest valid checkpoint, or start it; replaces --out."""
+    checkpoint_every: Annotated[int | None, optional("INT", "5 s, and the end")] = None
+    """Epochs between checkpoints; the newest two are kept."""
+    deterministic: bool = False
+    """Compute on one thread, for the same bits on any number of cores."""
+    tensorboard: bool = False
+    """Write TensorBoard event files to OUT/tensorboard; needs jax_mnist[tensorboard]."""
+    platform: Platform = None
+    """Device platform; an error if unavailable."""
+    devices: Annotated[int | None, optional("INT", "1, or all of several processes")] = None
+    """Devices of each process that share a batch; on a CPU virtual ones."""
+    distributed: bool = False
+    """Join a multi-process job of Slurm, Open MPI, Kubernetes or a TPU pod."""
+    coordinator: Annotated[str | None, optional("HOST:PORT")] = None
+    """Join a job started by hand; the address is that of the first process."""
+    process_id: Annotated[int | None, optional("INT")] = None
+    """Index of this process, from 0; with --coordinator."""
+    num_processes: Annotated[int | None, optional("INT")] = None
+    """Number of processes; with --coordinator."""
 
 
 def run(config: TrainConfig) -> int:
-    """Train as configured; the exit code says whether the target was reached."""
-    check_config(config)
-    check_devices(config)
-    if config.processes > 1:
-        return run_processes(config, run)
+    """Train as configured; the exit code says whether the target accuracy was reached."""
+    _check(config)
     if config.deterministic:
         use_one_thread()
-    join(config)
-    with other_processes():
-        return _run(config)
+    set_up_devices(config)
+    with exit_if_processes_are_lost():
+        return train(config)
 
 
-def _run(config: TrainConfig) -> int:
+def train(config: TrainConfig) -> int:
+    """Load the data, build the learner, run the loop, write the result."""
+    recipe = config.recipe
     device = use_platform(config.platform)
-    mesh, first = choose_mesh(config.devices), jax.process_index() == 0
-    console = Console(quiet=not first)
-    console.print(f"device: {describe(device)}", highlight=False)
-    out = config.resume or config.out
-    make_writable(out)
+    mesh = choose_mesh(config.devices)
+    is_first = jax.process_index() == 0  # of several processes, only the first prints and writes
+    console = Console(quiet=not is_first, highlight=False, soft_wrap=True)
+    console.print(f"device: {describe(device)}")
+    directory = config.resume or config.out
+    make_writable(directory)
 
-    began = time.perf_counter()
-    splits, classes = read_data(config.dataset, config.hold_out)
-    data_seconds = time.perf_counter() - began
-    recipe = choose_recipe(len(classes), **{name: getattr(config, name) for name in Recipe._fields})
+    # Data.
+    start = time.perf_counter()
+    splits, classes = read_data(recipe.dataset, config.hold_out)
+    seconds = {"data": time.perf_counter() - start}
+
+    # Learner.
     learner = make_learner(recipe, len(splits.train), len(classes))
-    settings = run_settings(config, recipe, splits)
     state = init_state(jax.random.key(config.seed), learner)
-    start = Start(Saved(state, None if config.patience is None else state))
+    progress = Progress(state, best=None if config.patience is None else state)
+    settings = run_settings(
+        recipe,
+        splits,
+        seed=config.seed,
+        hold_out=config.hold_out,
+        deterministic=config.deterministic,
+        early_stopping=config.patience is not None,
+    )
     if config.resume:
-        start = find_start(out, start.saved, settings)
-        console.print(describe_start(start, recipe.epochs), highlight=False, soft_wrap=True)
+        progress, notes = restore_progress(directory, progress, settings)
+        console.print("\n".join(notes))
+        if len(progress.records) > recipe.epochs:
+            raise ValueError(
+                f"--resume: {directory} has already trained {len(progress.records)} epochs; --epochs is {recipe.epochs}"
+            )
 
-    limits = Limits(recipe.epochs, config.checkpoint_every, config.patience, config.max_seconds)
-    with tensorboard(out / "tensorboard" if config.tensorboard and first else None, start.rows) as log:
-        trained = train_on(start, learner, splits, mesh, limits, out if first else None, settings, console, log)
-    if isinstance(trained, Diverged):
-        rate = make_schedule(recipe, len(splits.train))
-        raise ValueError(describe_divergence(trained, learner, splits, rate, config.debug_nans))
-    console.print(_table(trained.rows, _evaluated_part(config)))
-    params = evaluation_params(trained.state)
-    result = _result(trained, splits, {"data": data_seconds, **trained.seconds}, device, mesh)
-    if start.path:
-        result["resumed_from"] = {"checkpoint": start.path.name, "epoch": len(start.rows), "versions": start.versions}
-    seeds = range(config.seed, config.seed + config.seeds)
-    if config.seeds > 1:
-        with console.status(f"training seeds {seeds[1]} to {seeds[-1]}"):
-            result |= train_further(params, result["accuracy"], seeds, learner, splits, recipe.epochs, mesh)
-    if first:
-        _write(out, config, recipe, classes, trained.rows, result, params)
-        draw_run(out, History.from_records(trained.rows), learner.model, params, splits.valid, classes)
-    return _conclude(config, out, result, seeds, console)
+    # Loop. One compiled epoch at a time; everything that callbacks do elsewhere is a line here.
+    bar = ProgressBar(
+        TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn(),
+        console=console, transient=True,
+    )  # fmt: skip
+    events = directory / "tensorboard" if config.tensorboard and is_first else None
+    start = saved_at = time.perf_counter()
+    first_epoch = len(progress.records) + 1
+    stopped = _early_stop(progress, config.patience)  # a resumed run may have stopped already
+    with bar, tensorboard(events, progress.records) as log:
+        task = bar.add_task("compiling", total=recipe.epochs, completed=len(progress.records))
+        epochs = fit_epochs(None, learner, splits, epochs=recipe.epochs, state=progress.state, mesh=mesh)
+        for state, record in () if stopped else epochs:
+            if record.epoch == first_epoch:
+                elapsed = time.perf_counter() - start
+                seconds["compilation"] = elapsed - record.seconds - record.evaluation_seconds
+            if not is_finite(record):
+                schedule = make_schedule(recipe, len(splits.train), recipe.learning_rate)
+                reason = describe_divergence(record, learner, progress.state, splits.train, schedule)
+                if is_first:  # save the state before this epoch, not the one that diverged
+                    path = save_progress(directory, progress, settings)
+                    reason += f"; the last good state, of epoch {record.epoch - 1}, is in {path}"
+                raise ValueError(reason)
+            progress = progress.add(to_local(state), record)
+            log(record)
+            bar.update(task, advance=1, description=f"accuracy {record.accuracy:.4f}")
+            stopped = _early_stop(progress, config.patience)
+            # Writing waits for the disk, about 10 ms: by default so rarely that a run of seconds does not notice.
+            if config.checkpoint_every is None:
+                is_due = time.perf_counter() - saved_at >= 5
+            else:
+                is_due = record.epoch % config.checkpoint_every == 0
+            is_last = bool(stopped) or record.epoch == recipe.epochs
+            if is_first and (is_due or is_last):
+                save_progress(directory, progress, settings)
+                saved_at = time.perf_counter()
+            if stopped:
+                break
 
-
-def _evaluated_part(config: TrainConfig) -> str:
-    """Return what `Splits.valid` is here: held-out training images, the chapter's valid folder, or a test set."""
-    if config.hold_out:
-        return "held-out"
-    return "valid" if config.dataset == "mnist_sample" or Path(config.dataset).is_dir() else "test"
-
-
-def _table(rows: Sequence[EpochRecord], evaluated_part: str) -> Table:
-    table = Table("epoch", "train loss", f"{evaluated_part} loss", "accuracy", "seconds")
-    for column in table.columns:
-        column.justify = "right"
-    for row in rows:
-        losses = (f"{value:.4f}" for value in (row.train_loss, row.valid_loss, row.accuracy))
-        table.add_row(str(row.epoch), *losses, f"{row.seconds + row.evaluation_seconds:.3f}")
-    return table
-
-
-def _result(
-    trained: Trained, splits: Splits, seconds: dict[str, float], device: Any, mesh: Mesh | None
-) -> dict[str, Any]:
-    count = len(splits.valid)
-    result = {
-        "accuracy": trained.row.accuracy,
-        "loss": trained.row.valid_loss,
-        "epoch": trained.row.epoch,
-        "correct": round(trained.row.accuracy * count),
-        "count": count,
+    # Result: of the best epoch if the run may stop early, otherwise of the last.
+    records = progress.records
+    kept = records[-1] if config.patience is None else best_record(records)
+    params = evaluation_params(progress.state if progress.best is None else progress.best)
+    seconds.setdefault("compilation", 0.0)
+    seconds["training"] = sum(record.seconds for record in records)
+    seconds["evaluation"] = sum(record.evaluation_seconds for record in records)
+    result: dict[str, Any] = {
+        "accuracy": kept.accuracy,
+        "loss": kept.valid_loss,
+        "epoch": kept.epoch,
+        "correct": round(kept.accuracy * len(splits.valid)),
+        "count": len(splits.valid),
         "train_count": len(splits.train),
         "seconds": seconds,
         "device": describe(device),
         "devices": 1 if mesh is None else mesh.size,
         "processes": jax.process_count(),
     }
-    return result | ({"stopped": trained.stopped} if trained.stopped else {})
-
-
-def _write(
-    out: Path,
-    config: TrainConfig,
-    recipe: Recipe,
-    classes: tuple[str, ...],
-    rows: Sequence[EpochRecord],
-    result: dict[str, Any],
-    params: Params,
-) -> None:
-    extra = {"classes": classes, "train_count": result["train_count"]}
-    write_json(out / CONFIG, dataclasses.asdict(config) | recipe._asdict() | extra)
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([EpochRecord._fields, *rows])
-    write_text(out / HISTORY, table.getvalue())
-    save_params(out / PARAMS, params)
-    write_json(out / RESULT, result)
-
-
-def _conclude(config: TrainConfig, out: Path, result: dict[str, Any], seeds: range, console: Console) -> int:
-    lines = [
-        f"accuracy {result['accuracy']:.4f} on {result['count']:,} images "
-        f"({result['correct']:,} right), loss {result['loss']:.4f}; "
-        f"{result['seconds']['training']:.2f} s of training; written to {out}"
-    ]
-    if "stopped" in result:
-        lines.append(f"stopped: {result['stopped']}; kept: epoch {result['epoch']}")
-    if len(seeds) > 1:
-        lines.append(describe_seeds(result, seeds))
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
-    reached = result.get("accuracy_mean", result["accuracy"])
-    if config.target_accuracy is not None and reached < config.target_accuracy:
-        console.print(f"target accuracy {config.target_accuracy} missed", style="red", highlight=False)
+    if stopped:
+        result["stopped"] = stopped
+    if progress.resumed_from:
+        result["resumed_from"] = progress.resumed_from
+    console.print(_table(records, _evaluated_part(recipe.dataset, config.hold_out)))
+    if config.seeds > 1:
+        seeds = range(config.seed, config.seed + config.seeds)
+        with console.status(f"training seeds {seeds[1]} to {seeds[-1]}"):
+            result |= _train_further_seeds(params, kept.accuracy, seeds[1:], learner, splits, recipe.epochs, mesh)
+    if is_first:
+        options = {name: value for name, value in dataclasses.asdict(config).items() if name != "recipe"}
+        facts = {"classes": classes, "train_count": len(splits.train)}
+        write_results(directory, params, records, recipe._asdict() | options | facts, result)
+        draw_run(directory, History.from_records(records), learner.model, params, splits.valid, classes)
+    console.print(_describe_result(result, directory))
+    if result.get("accuracy_mean", kept.accuracy) < config.target_accuracy:
+        console.print(f"target accuracy {config.target_accuracy} missed", style="red")
         return EXIT_TARGET_MISSED
     return EXIT_OK
+
+
+def _check(config: TrainConfig) -> None:
+    for name in ("seeds", "patience", "checkpoint_every"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+    if not 0 <= config.target_accuracy <= 1:
+        raise ValueError(f"--target-accuracy must be in [0, 1], such as 0.98, got {config.target_accuracy}")
+    if config.patience is not None and not config.hold_out:
+        raise ValueError("--patience needs --hold-out (model selection must not use the test set), such as 2000")
+    if config.patience is not None and config.seeds > 1:
+        raise ValueError("--patience and --seeds are mutually exclusive: all seeds train for the same epochs")
+    if config.resume is not None and config.out not in (TrainConfig.out, config.resume):
+        raise ValueError(f"--resume {config.resume} writes to that directory: leave out --out {config.out}")
+
+
+def _early_stop(progress: Progress, patience: int | None) -> str | None:
+    """Return why the run must stop, a function of its records only, so that a resumed run stops at the same epoch."""
+    if patience is None or not progress.records:
+        return None
+    epochs = progress.records[-1].epoch - best_record(progress.records).epoch
+    return f"no lower validation loss for {patience} epochs" if epochs >= patience else None
+
+
+def _train_further_seeds(
+    first: Params, accuracy: float, seeds: range, learner: Learner, splits: Splits, epochs: int, mesh: Mesh | None
+) -> dict[str, Any]:
+    """Train more seeds at once, each as `train --seed` would, and summarize them with the first."""
+    start = time.perf_counter()
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+    states, history = fit_many(keys, learner, splits, epochs=epochs, mesh=mesh)
+    seconds = time.perf_counter() - start
+    further = to_local(replicate(jax.vmap(evaluation_params)(states), mesh))
+    params = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, further)
+    accuracies = [accuracy, *history.accuracy[:, -1].tolist()]
+    mean, std, interval = summarize(accuracies)
+    correct = ensemble_labels(learner.model, params, splits.valid) == splits.valid.labels
+    return {
+        "seeds": [seeds[0] - 1, *seeds],
+        "accuracies": accuracies,
+        "accuracy_mean": mean,
+        "accuracy_std": std,
+        "accuracy_interval": interval,
+        "ensemble_accuracy": float(correct.mean()),
+        "further_seconds": seconds,
+    }
+
+
+def _evaluated_part(dataset: str, held_out: int) -> str:
+    """Return what `Splits.valid` is: held-out training images, the chapter's valid folder, or a test set."""
+    if held_out:
+        return "held-out"
+    return "valid" if dataset == "mnist_sample" or Path(dataset).is_dir() else "test"
+
+
+def _table(records: Sequence[EpochRecord], evaluated_part: str) -> Table:
+    table = Table("epoch", "train loss", f"{evaluated_part} loss", "accuracy", "seconds")
+    for column in table.columns:
+        column.justify = "right"
+    for record in records:
+        numbers = (f"{value:.4f}" for value in (record.train_loss, record.valid_loss, record.accuracy))
+        table.add_row(str(record.epoch), *numbers, f"{record.seconds + record.evaluation_seconds:.3f}")
+    return table
+
+
+def _describe_result(result: dict[str, Any], directory: Path) -> str:
+    lines = [
+        f"accuracy {result['accuracy']:.4f} on {result['count']:,} images ({result['correct']:,} correct), "
+        f"loss {result['loss']:.4f}; {result['seconds']['training']:.2f} s of training; written to {directory}"
+    ]
+    if "stopped" in result:
+        lines.append(f"stopped: {result['stopped']}; kept epoch {result['epoch']}")
+    if "seeds" in result:
+        low, high = result["accuracy_interval"]
+        lines.append(
+            f"{len(result['seeds'])} seeds, {result['seeds'][0]} to {result['seeds'][-1]}: mean accuracy "
+            f"{result['accuracy_mean']:.4f}, standard deviation {result['accuracy_std']:.4f}, 95% confidence interval "
+            f"{low:.4f} to {high:.4f}; ensemble accuracy {result['ensemble_accuracy']:.4f}; "
+            f"{result['further_seconds']:.2f} s for the further seeds"
+        )
+    return "\n".join(lines)
 
 
 main = script(TrainConfig, run)

@@ -225,9 +225,9 @@ def cnn(
     `filters` are the numbers of output channels of the convolutions and `kernels` the sides of their kernels; `hidden`
     are the sizes of the linear layers before the last one, which has `classes` outputs; `padding` is "SAME" or "VALID".
     x is flat, [b, h*w*c] for `image_shape` (h, w, c). The same arguments return the same Model, so that it compiles
-    once. With "VALID" the defaults are the net of a published recipe that reaches 99% in one epoch; `docs/choices.md`
-    says how it is trained best. Raises ValueError if nothing is left after the poolings, for sizes below 1, and for
-    another padding.
+    once. With "VALID" the defaults are the net of a published recipe that reaches 99% in one epoch;
+    `docs/hyperparameters.md` says how it is trained best. Raises ValueError if nothing is left after the poolings, for
+    sizes below 1, and for another padding.
 
     >>> params = cnn().init(jax.random.key(0))
     >>> params["convolutions"][0]["kernel"].shape, params["dense"]["layers"][0]["kernel"].shape

@@ -1,18 +1,18 @@
-"""Matplotlib plots. Each function takes arrays, most take the axes to draw on, and all return the axes."""
+"""Matplotlib plots in one style. Each function takes arrays, most take the axes to draw on, and all return the axes."""
 
+from .axes import STYLE
 from .chapter import parabola, tangent
 from .evaluation import confusion_matrix, gradient_norms, reliability
 from .images import digit, digits, pixel_table, predictions
-from .speed import growth, timings
 from .training import curves, runs, sweep
 
 __all__ = [
+    "STYLE",
     "confusion_matrix",
     "curves",
     "digit",
     "digits",
     "gradient_norms",
-    "growth",
     "parabola",
     "pixel_table",
     "predictions",
@@ -20,5 +20,4 @@ __all__ = [
     "runs",
     "sweep",
     "tangent",
-    "timings",
 ]

@@ -8,9 +8,10 @@ from jaxtyping import Float, Integer
 from matplotlib.axes import Axes
 
 from ..metrics import Calibration
-from .axes import BLUE, GRAY, RED, axes_or_new
+from .axes import BLUE, GRAY, RED, SQUARE, axes_or_new, grid_size, styled
 
 
+@styled()
 def confusion_matrix(confusion: Integer[Any, "k k"], classes: Sequence[str], ax: Axes | None = None) -> Axes:
     """Plot a confusion matrix, labels as rows and predictions as columns, with the count in each cell.
 
@@ -21,21 +22,22 @@ def confusion_matrix(confusion: Integer[Any, "k k"], classes: Sequence[str], ax:
     4
     """
     confusion = np.asarray(confusion)
-    side = 1.4 + 0.38 * max(len(classes), 5)
-    ax = axes_or_new(ax, figsize=(side, side), layout="constrained")
+    ax = axes_or_new(ax, grid_size(len(classes)))
     errors = np.where(np.eye(len(classes), dtype=bool), 0, confusion)
     fractions = errors / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     ax.imshow(np.where(fractions > 0, fractions, np.nan), cmap="Reds", vmin=0, vmax=max(1.5 * fractions.max(), 1e-9))
     for (row, column), count in np.ndenumerate(confusion):
         weight, color = ("bold", "black") if row == column else ("normal", "black" if count else "lightgray")
-        ax.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, weight=weight, color=color)
+        ax.text(column, row, f"{count:,}", ha="center", va="center", fontsize=9, weight=weight, color=color)
     ax.set_xticks(range(len(classes)), classes)
     ax.set_yticks(range(len(classes)), classes)
     ax.tick_params(length=0)
-    ax.set(xlabel="predicted", ylabel="label")
+    ax.set(xlabel="Predicted", ylabel="Label")
+    ax.spines[:].set_visible(True)
     return ax
 
 
+@styled()
 def reliability(calibration: Calibration, ax: Axes | None = None) -> Axes:
     """Plot the reliability diagram: accuracy against confidence.
 
@@ -44,23 +46,24 @@ def reliability(calibration: Calibration, ax: Axes | None = None) -> Axes:
 
     >>> bins = np.array([0, 10]), np.array([np.nan, 0.9]), np.array([np.nan, 0.8])
     >>> reliability(Calibration(*bins, error=0.1)).get_title()
-    'expected calibration error 0.1000'
+    'Expected calibration error 0.1000'
     """
-    ax = axes_or_new(ax, figsize=(4.4, 4.4), layout="constrained")
+    ax = axes_or_new(ax, SQUARE)
     counts, accuracy = np.asarray(calibration.counts), np.asarray(calibration.accuracy)
     edges = np.linspace(0, 1, len(counts) + 1)
     filled = np.flatnonzero(counts)
     bars = ax.bar(edges[filled], accuracy[filled], 1 / len(counts), align="edge", color=BLUE, edgecolor="white")
     for bar, fraction in zip(bars, counts[filled] / counts.sum(), strict=True):
         bar.set_alpha(0.25 + 0.75 * fraction)
-    ax.plot([0, 1], [0, 1], color=GRAY, linestyle="--", label="calibrated")
-    ax.plot(np.asarray(calibration.confidence), accuracy, ".", color=RED, label="mean confidence of a bin")
-    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
-    ax.set_title(f"expected calibration error {float(calibration.error):.4f}", fontsize=10)
+    ax.plot([0, 1], [0, 1], color=GRAY, linestyle="--", label="Calibrated")
+    ax.plot(np.asarray(calibration.confidence), accuracy, ".", color=RED, label="Mean confidence of a bin")
+    ax.set(xlabel="Confidence", ylabel="Accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    ax.set_title(f"Expected calibration error {float(calibration.error):.4f}")
     ax.legend(loc="upper left")
     return ax
 
 
+@styled()
 def gradient_norms(norms: Float[Any, " n"], ax: Axes | None = None) -> Axes:
     """Plot the fraction of all gradient norms that the images with the largest norms make up.
 
@@ -70,10 +73,9 @@ def gradient_norms(norms: Float[Any, " n"], ax: Axes | None = None) -> Axes:
     >>> gradient_norms(np.array([3.0, 1.0])).lines[0].get_ydata().tolist()
     [0.0, 0.75, 1.0]
     """
-    ax = axes_or_new(ax, figsize=(3.6, 3.6), layout="constrained")
+    ax = axes_or_new(ax, SQUARE)
     cumulative = np.cumsum(np.append(0, np.sort(np.asarray(norms, float))[::-1]))
-    ax.plot(np.linspace(0, 1, len(cumulative)), cumulative / (cumulative[-1] or 1), color=BLUE)
-    ax.set(xlabel="fraction of images, largest first", ylabel="fraction of all gradient norms")
+    ax.plot(np.linspace(0, 1, len(cumulative)), cumulative / (cumulative[-1] or 1), color=BLUE, linestyle="-")
+    ax.set(xlabel="Fraction of images, largest first", ylabel="Fraction of all gradient norms")
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
-    ax.grid(alpha=0.3)
     return ax

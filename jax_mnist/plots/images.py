@@ -1,16 +1,17 @@
 """Plots of images, pixel values and predictions."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Integer, Num
 from matplotlib.axes import Axes
 
-from .axes import RED, axes_or_new
+from .axes import RED, WIDTH, axes_or_new, styled
 
 
+@styled()
 def digit(image: Num[Any, "h w"], title: str = "", ax: Axes | None = None, limit: float | None = None) -> Axes:
     """Plot one digit, or any other single-channel image, dark on light.
 
@@ -20,7 +21,7 @@ def digit(image: Num[Any, "h w"], title: str = "", ax: Axes | None = None, limit
     >>> digit(np.zeros((28, 28)), title="nothing").get_title()
     'nothing'
     """
-    ax = axes_or_new(ax, figsize=(2, 2))
+    ax = axes_or_new(ax, (2.0, 2.0))
     colors: dict[str, Any] = {"cmap": "Greys"} if limit is None else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     ax.imshow(np.asarray(image), **colors)
     ax.set_title(title)
@@ -28,37 +29,46 @@ def digit(image: Num[Any, "h w"], title: str = "", ax: Axes | None = None, limit
     return ax
 
 
+@styled()
 def digits(
-    images: Num[Any, "n h w"], titles: Sequence[str] = (), columns: int = 10, signed: bool = False
-) -> np.ndarray:
+    images: Num[Any, "n h w"],
+    titles: Sequence[str] = (),
+    columns: int = 10,
+    signed: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
     """Plot several digits in a grid, such as the mean of each class, or, `signed`, the weights of several units.
 
-    `images` is [n, h, w], `titles` one title per image or none. Signed values are red above 0 and blue below 0, with
-    one color scale for all images. Returns the axes, an array [n].
+    `images` is [n, h, w], `titles` one title per image or none. The colors are those of `digit`, with one scale for all
+    images. Raises ValueError if there are no images, or if there are titles but not one for each.
 
-    >>> digits(np.zeros((2, 28, 28)), titles=["7", "3"]).shape
-    (2,)
+    >>> [text.get_text() for text in digits(np.zeros((2, 28, 28)), titles=["7", "3"]).texts]
+    ['7', '3']
     """
-    axes = _grid(len(images), columns)
-    limit = float(np.abs(images).max(initial=1e-9)) if signed else None
-    for i, image in enumerate(images):
-        digit(image, titles[i] if titles else "", ax=axes[i], limit=limit)
-    return axes
-
-
-def _grid(count: int, columns: int) -> np.ndarray:
+    images = np.asarray(images)
+    count, height, width = images.shape
     if count < 1:
         raise ValueError("images must be [n, h, w] with one image or more, got 0 images")
+    if len(titles) not in (0, count):
+        raise ValueError(f"titles must be one for each of the {count} images, or none, got {len(titles)}")
     columns = min(count, columns)
-    rows = -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, 1.6 * rows), squeeze=False)
-    # Leave room for a one-line title above each image. A constrained layout of forty digits takes a second.
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.3 / (1.6 * rows), wspace=0.05, hspace=0.25)
-    for unused in axes.flat[count:]:
-        figure.delaxes(unused)
-    return axes.flat[:count]
+    inches = min(WIDTH / columns, 1.2)  # the width of a tile
+    gap = max(width // 14, 1)
+    above = math.ceil(0.26 * width / inches) if titles else gap  # room for a title, or for nothing
+    # All tiles are one image on one axes: forty axes take a second to draw.
+    limit = float(np.abs(images).max(initial=1e-9)) if signed else None
+    tiles = np.full((-(-count // columns) * columns, above + height, gap + width), 0 if signed else images.min(), float)
+    tiles[:count, above:, gap:] = images
+    whole = np.vstack([np.hstack(list(tiles[i : i + columns])) for i in range(0, len(tiles), columns)])
+    ax = axes_or_new(ax, (inches * columns, inches * columns * whole.shape[0] / whole.shape[1]))
+    digit(whole, ax=ax, limit=limit)
+    for i, title in enumerate(titles):
+        x, y = (i % columns + 0.5) * (gap + width) + gap / 2 - 0.5, i // columns * (above + height) + above - 0.5
+        ax.text(x, y, title, ha="center", va="bottom", fontsize=9, in_layout=False)  # lies within the axes
+    return ax
 
 
+@styled()
 def pixel_table(image: Integer[Any, "h w"], ax: Axes | None = None) -> Axes:
     """Plot the pixel values of an image, each on its shade of gray: the chapter's shaded table.
 
@@ -68,29 +78,37 @@ def pixel_table(image: Integer[Any, "h w"], ax: Axes | None = None) -> Axes:
     2
     """
     height, width = image.shape
-    ax = axes_or_new(ax, figsize=(0.36 * width, 0.3 * height))
+    ax = axes_or_new(ax, (min(WIDTH, 0.4 * width + 0.4), 0.28 * height + 0.3))
     ax.imshow(np.asarray(image), cmap="Greys", vmin=0, vmax=255, aspect="auto")
     for (row, column), value in np.ndenumerate(image):
         color = "white" if value > 127 else "black"
-        ax.text(column, row, str(value), ha="center", va="center", fontsize=7, color=color)
+        ax.text(column, row, str(value), ha="center", va="center", fontsize=8, color=color)
     ax.set_xticks(range(width))
     ax.set_yticks(range(height))
-    ax.tick_params(length=0, labelsize=7, labeltop=True, labelbottom=False)
+    ax.tick_params(length=0, labelsize=8, labeltop=True, labelbottom=False)
+    ax.spines[:].set_visible(False)
     return ax
 
 
+@styled()
 def predictions(
-    images: Num[Any, "n h w"], predicted: Sequence[str], expected: Sequence[str], columns: int = 10
-) -> np.ndarray:
+    images: Num[Any, "n h w"],
+    predicted: Sequence[str],
+    expected: Sequence[str],
+    columns: int = 10,
+    ax: Axes | None = None,
+) -> Axes:
     """Plot digits with their predicted class; the title of an error is red and also names the expected class.
 
-    `images` is [n, h, w]; `predicted` and `expected` are the class names, [n] each. Returns the axes, an array [n].
+    `images` is [n, h, w]; `predicted` and `expected` are the class names, [n] each. Raises ValueError if their lengths
+    differ or there are no images.
 
-    >>> [ax.get_title() for ax in predictions(np.zeros((2, 28, 28)), ["3", "7"], ["3", "3"])]
+    >>> [text.get_text() for text in predictions(np.zeros((2, 28, 28)), ["3", "7"], ["3", "3"]).texts]
     ['3', '7, not 3']
     """
-    axes = digits(images, columns=columns)
-    for ax, guess, truth in zip(axes, predicted, expected, strict=True):
-        title, color = (guess, "black") if guess == truth else (f"{guess}, not {truth}", RED)
-        ax.set_title(title, color=color, fontsize=10)
-    return axes
+    pairs = list(zip(predicted, expected, strict=True))
+    ax = digits(images, [name if name == truth else f"{name}, not {truth}" for name, truth in pairs], columns, ax=ax)
+    for text, (name, truth) in zip(ax.texts[-len(pairs) :], pairs, strict=True):
+        if name != truth:
+            text.set_color(RED)
+    return ax

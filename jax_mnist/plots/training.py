@@ -3,38 +3,40 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ..types import History
-from .axes import BLUE, RED, axes_or_new
+from .axes import BLUE, RED, WIDTH, axes_or_new, styled
 
 
+@styled()
 def curves(history: History, ax: Axes | None = None) -> Axes:
     """Plot both losses of a run per epoch, and its accuracy on a second y-axis on the right.
 
     >>> columns = [np.arange(1, 4), *np.ones((5, 3))]
     >>> curves(History(*columns)).get_xlabel()
-    'epoch'
+    'Epoch'
     """
-    ax = axes_or_new(ax, figsize=(6.4, 4), layout="constrained")
+    ax = axes_or_new(ax)
     right = ax.twinx()
+    right.spines["right"].set_visible(True)
     marker = "o" if len(history.epoch) == 1 else ""  # a line through a single point is invisible
     lines = [
-        *ax.plot(history.epoch, history.train_loss, color=BLUE, linestyle=":", marker=marker, label="train loss"),
-        *ax.plot(history.epoch, history.valid_loss, color=BLUE, marker=marker, label="valid loss"),
-        *right.plot(history.epoch, history.accuracy, color=RED, marker=marker, label="valid accuracy"),
+        *ax.plot(history.epoch, history.train_loss, ":", color=BLUE, marker=marker, label="Training loss"),
+        *ax.plot(history.epoch, history.valid_loss, "-", color=BLUE, marker=marker, label="Validation loss"),
+        *right.plot(history.epoch, history.accuracy, "--", color=RED, marker=marker, label="Validation accuracy"),
     ]
-    ax.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    ax.set(xlabel="Epoch", ylabel="Loss", ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set_ylabel("accuracy")
+    right.set_ylabel("Accuracy")
     ax.legend(handles=lines, loc="center right")
     return ax
 
 
+@styled()
 def runs(histories: Mapping[str, History]) -> np.ndarray:
     """Plot the validation loss (left) and the accuracy (right) of several named runs.
 
@@ -43,9 +45,11 @@ def runs(histories: Mapping[str, History]) -> np.ndarray:
 
     >>> columns = [np.arange(1, 4), *np.ones((5, 3))]
     >>> [ax.get_ylabel() for ax in runs({"PyTorch": History(*columns), "JAX": History(*columns)})]
-    ['loss', 'accuracy']
+    ['Loss', 'Accuracy']
     """
-    _, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.8))
     for i, (name, history) in enumerate(histories.items()):
         style = {
             "linewidth": 1.5 if i else 6,
@@ -54,13 +58,14 @@ def runs(histories: Mapping[str, History]) -> np.ndarray:
         }
         for ax, values in zip(axes, (history.valid_loss, history.accuracy), strict=True):
             ax.plot(history.epoch, values, label=name, **style)
-    for ax, label in zip(axes, ("loss", "accuracy"), strict=True):
-        ax.set(xlabel="epoch", ylabel=label)
+    for ax, label in zip(axes, ("Loss", "Accuracy"), strict=True):
+        ax.set(xlabel="Epoch", ylabel=label)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend()
     return axes
 
 
+@styled()
 def sweep(
     learning_rates: Float[Any, " r"] | Sequence[float],
     accuracies: Mapping[str, Float[Any, "r s"]],
@@ -74,10 +79,10 @@ def sweep(
     >>> ax.get_xscale(), [text.get_text() for text in ax.get_legend().texts]
     ('log', ['30 hidden'])
     """
-    ax = axes_or_new(ax, figsize=(6.4, 4), layout="constrained")
+    ax = axes_or_new(ax)
     for name, values in accuracies.items():
         mean, deviation = values.mean(axis=1), values.std(axis=1, ddof=1) if values.shape[1] > 1 else None
-        ax.errorbar(learning_rates, mean, deviation, marker="o", capsize=3, label=name)
-    ax.set(xscale="log", xlabel="learning rate", ylabel="accuracy")
+        ax.errorbar(learning_rates, mean, deviation, marker="o", label=name)
+    ax.set(xscale="log", xlabel="Learning rate", ylabel="Accuracy")
     ax.legend()
     return ax

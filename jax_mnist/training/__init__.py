@@ -13,7 +13,7 @@ from .evaluation import evaluate
 from .loop import fit, fit_epochs, init_state, train_epoch, train_step
 from .lr_find import LrFindResult, lr_find
 from .mesh import data_mesh, replicate, to_local
-from .nan_guard import BadStep, find_bad_step, find_operations, is_finite
+from .nan_guard import BadStep, describe_divergence, find_bad_step, find_operations, is_finite
 from .optimizers import set_learning_rate
 from .sweeps import fit_many
 
@@ -38,6 +38,7 @@ __all__ = [  # noqa: RUF022, from one step to many runs
     "find_bad_step",
     "BadStep",
     "find_operations",
+    "describe_divergence",
     "save_params",
     "load_params",
     "save_checkpoint",

@@ -1,5 +1,6 @@
 """The training loop for every Learner: steps 6 and 7 of the chapter's seven, repeat and stop."""
 
+import concurrent.futures
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -207,9 +208,13 @@ def _epochs(
     learner: Learner, state: TrainState, splits: Splits, epochs: int, mesh: Mesh | None
 ) -> Iterator[tuple[TrainState, EpochRecord]]:
     evaluated = learner.model, learner.loss_fn
-    # Compile before the clock starts; the calls below find these programs in JAX's cache.
-    train_epoch.lower(learner, state, splits.train, mesh=mesh).compile()
-    evaluate_params.lower(*evaluated, evaluation_params(state), splits.valid, mesh=mesh).compile()
+    # Compile both programs at once, before the clock starts; the calls below find them in JAX's cache.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        lowered = train_epoch.lower(learner, state, splits.train, mesh=mesh)
+        training = pool.submit(lowered.compile)
+        lowered = evaluate_params.lower(*evaluated, evaluation_params(state), splits.valid, mesh=mesh)
+        pool.submit(lowered.compile).result()
+        training.result()
     while state.epoch < epochs:
         start = time.perf_counter()
         state, loss = jax.block_until_ready(train_epoch(learner, state, splits.train, mesh=mesh))

@@ -2,6 +2,7 @@
 
 import math
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,3 +74,29 @@ def find_operations(learner: Learner, bad: BadStep) -> list[str]:
             last = [frame for frame in frames if not Path(frame.filename).is_relative_to(jax_folder)][-1]
             found.append(f"{str(error).splitlines()[0]} {Path(last.filename).name}:{last.lineno}: {last.line}")
     return found
+
+
+def describe_divergence(
+    record: EpochRecord, learner: Learner, state: TrainState, dataset: Dataset, schedule: Callable[[int], Any]
+) -> str:
+    """Return in words where an epoch with a non-finite loss went wrong: the step, its learning rate, the operations.
+
+    `record` is that of the epoch after `state`, and `schedule` maps the step of the run, from 0, to the learning rate.
+    The epoch is trained again, step by step, and the bad step operation by operation.
+
+    >>> import optax
+    >>> from jax_mnist import init_state, linear, load
+    >>> learner = Learner(linear(), lambda logits, labels: jnp.log(logits[:, 0]), optax.sgd(1.0))
+    >>> state, record = init_state(jax.random.key(0), learner), EpochRecord(1, math.nan, math.nan, 0.5, 0.1, 0.1)
+    >>> describe_divergence(record, learner, state, load("mnist_sample").train, lambda step: 1.0).partition(";")[0]
+    'the loss became nan in epoch 1 at step 1 of 49 (1 of the run), at learning rate 1'
+    """
+    steps = math.ceil(len(dataset) / learner.batch_size)
+    bad = find_bad_step(learner, state, dataset)
+    number = steps if bad is None else bad.number
+    total = (record.epoch - 1) * steps + number
+    loss = record.valid_loss if math.isfinite(record.train_loss) else record.train_loss
+    where = f"in epoch {record.epoch} at step {number} of {steps} ({total} of the run)"
+    rate = float(schedule(total - 1))
+    operations = [] if bad is None else find_operations(learner, bad)
+    return "; ".join([f"the loss became {loss} {where}, at learning rate {rate:g}", *operations])

@@ -1,0 +1,208 @@
+"""A run on disk: checkpoints while it trains, its results, and how to load the trained model."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .files import atomic_write
+from .recipes import Recipe, make_learner
+from .training.checkpoints import (
+    DifferentRunError,
+    library_versions,
+    load_checkpoint,
+    load_params,
+    save_checkpoint,
+    save_params,
+)
+from .types import EpochRecord, History, Learner, Params, Splits, TrainState
+
+CONFIG, RESULT, HISTORY, PARAMS = "config.json", "result.json", "history.csv", "model.safetensors"
+_CHECKPOINT = "checkpoint-{}.safetensors"
+
+
+class Progress(NamedTuple):
+    """How far a run has come: its last state, the best one, and the records of the finished epochs.
+
+    `best` is the state with the lowest validation loss, or None if the run does not stop early. `resumed_from` names
+    the checkpoint that the run was resumed from, its epoch and the library versions that wrote it.
+    """
+
+    state: TrainState
+    best: TrainState | None = None
+    records: tuple[EpochRecord, ...] = ()
+    resumed_from: dict[str, Any] | None = None
+
+    def add(self, state: TrainState, record: EpochRecord) -> "Progress":
+        """Return the progress after one more epoch."""
+        records = (*self.records, record)
+        is_best = self.best is not None and best_record(records) is record
+        return self._replace(state=state, best=state if is_best else self.best, records=records)
+
+
+def best_record(records: Iterable[EpochRecord]) -> EpochRecord:
+    """Return the record with the lowest validation loss, the first of several."""
+    return min(records, key=lambda record: record.valid_loss)
+
+
+def run_settings(
+    recipe: Recipe, splits: Splits, *, seed: int, hold_out: int, deterministic: bool, early_stopping: bool
+) -> dict[str, Any]:
+    """Return everything that the bits of a run depend on, by which a checkpoint knows its run.
+
+    The number of epochs is included only if the learning-rate schedule depends on it.
+    """
+    settings = recipe._asdict()
+    if recipe.schedule == "constant":
+        del settings["epochs"]
+    digest = hashlib.sha256()
+    for dataset in splits:
+        for array in (dataset.images, dataset.labels):
+            digest.update(np.ascontiguousarray(array).data)
+    return settings | {
+        "seed": seed,
+        "hold_out": hold_out,
+        "deterministic": deterministic,
+        "early_stopping": early_stopping,
+        "images_sha256": digest.hexdigest()[:16],
+    }
+
+
+def save_progress(directory: Path, progress: Progress, settings: dict[str, Any]) -> Path:
+    """Write the checkpoint of the last finished epoch, and keep only it and the one before; return its path.
+
+    Checkpoints of later epochs belong to an earlier run, which this one replaces, and are deleted too. Raises OSError,
+    naming the file, if it cannot be written; no checkpoint is then deleted.
+    """
+    epoch = len(progress.records)
+    path = directory / _CHECKPOINT.format(epoch)
+    state = {"last": progress.state, "best": progress.best}
+    save_checkpoint(path, state, progress.records, settings)
+    checkpoints = _checkpoints(directory)
+    previous = max((number for number in checkpoints if number < epoch), default=None)
+    old = [file for number, file in checkpoints.items() if number not in (epoch, previous)]
+    # A killed process leaves its temporary file, whose name begins with a dot.
+    for file in (*old, *directory.glob(f".{_CHECKPOINT}".format("*"))):
+        with contextlib.suppress(OSError):  # it only takes up space
+            file.unlink()
+    return path
+
+
+def restore_progress(directory: Path, start: Progress, settings: dict[str, Any]) -> tuple[Progress, list[str]]:
+    """Return the progress in the newest valid checkpoint, or `start` if there is none, and what to tell the user.
+
+    Raises ValueError if no checkpoint is valid and one of them belongs to a different run, naming the difference.
+    """
+    notes: list[str] = []
+    different: list[DifferentRunError] = []
+    checkpoints = _checkpoints(directory)
+    for number in sorted(checkpoints, reverse=True):
+        path = checkpoints[number]
+        try:
+            checkpoint = load_checkpoint(path, {"last": start.state, "best": start.best}, settings)
+        except (ValueError, OSError) as error:
+            notes.append(f"refused: {error}")
+            different += [error] if isinstance(error, DifferentRunError) else []
+            continue
+        notes.append(f"resuming from {path}: {len(checkpoint.records)} epochs are finished")
+        if changed := dict(checkpoint.versions.items() - library_versions().items()):
+            notes.append(f"it was written with other versions, {changed}: the results may differ in their last bits")
+        source = {"checkpoint": path.name, "epoch": len(checkpoint.records), "versions": checkpoint.versions}
+        return Progress(checkpoint.state["last"], checkpoint.state["best"], checkpoint.records, source), notes
+    if different:
+        raise ValueError(f"--resume: {different[0]}")
+    return start, [*notes, "no valid checkpoint: starting from the beginning"]
+
+
+def _checkpoints(directory: Path) -> dict[int, Path]:
+    """Return the checkpoint files of a directory by epoch."""
+    pattern = re.compile(re.escape(_CHECKPOINT).replace(r"\{\}", r"(\d+)"))
+    found = ((pattern.fullmatch(path.name), path) for path in directory.glob(_CHECKPOINT.format("*")))
+    return {int(match[1]): path for match, path in found if match}
+
+
+def write_results(
+    directory: Path, params: Params, records: Iterable[EpochRecord], config: dict[str, Any], result: dict[str, Any]
+) -> None:
+    """Write what a finished run leaves: the model, its history, its configuration and its result.
+
+    Each file is written atomically, result.json last. Raises OSError, naming the file, if one cannot be written.
+    """
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([EpochRecord._fields, *records])
+    save_params(directory / PARAMS, params)
+    with atomic_write(directory / HISTORY) as temporary:
+        temporary.write_text(table.getvalue(), encoding="utf-8")
+    write_json(directory / CONFIG, config)
+    write_json(directory / RESULT, result)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file atomically; values that JSON does not know are written as strings."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+class Run(NamedTuple):
+    """A trained model with everything that is needed to use it.
+
+    `learner.model.apply(params, x)` gives logits; `classes` are the names of the labels 0, 1, ..., and `config` is what
+    config.json holds: the recipe and the options of `train`.
+    """
+
+    learner: Learner
+    params: Params
+    classes: tuple[str, ...]
+    config: dict[str, Any]
+
+
+def load_run(path: str | Path) -> Run:
+    """Load the model that `train --out PATH` wrote.
+
+    Raises FileNotFoundError if there is no run, and ValueError, naming the file, if the run is damaged.
+
+    >>> import tempfile
+    >>> directory, recipe = Path(tempfile.mkdtemp()), RECIPES["chapter-linear"]
+    >>> params = make_learner(recipe, 12_396, 2).model.init(jax.random.key(0))
+    >>> write_results(directory, params, [], recipe._asdict() | {"classes": ["7", "3"], "train_count": 12_396}, {})
+    >>> run = load_run(directory)
+    >>> run.classes, run.learner.model.apply(run.params, np.zeros((5, 784))).shape
+    (('7', '3'), (5, 1))
+    """
+    path = Path(path)
+    file = path / CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: not a run directory: no {CONFIG}; expected what `train --out {path}` writes")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        classes = tuple(config["classes"])
+        values = (config[name] for name in Recipe._fields)
+        recipe = Recipe._make(tuple(value) if isinstance(value, list) else value for value in values)
+        learner = make_learner(recipe, config["train_count"], len(classes))
+        like = jax.eval_shape(learner.model.init, jax.random.key(0))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: not the configuration of a run ({type(error).__name__}: {error})") from error
+    return Run(learner, load_params(path / PARAMS, like), classes, config)
+
+
+def load_history(path: str | Path) -> History:
+    """Load the history of the run that `train --out PATH` wrote.
+
+    Raises FileNotFoundError if the file is missing, and ValueError, naming it, if it is damaged.
+    """
+    file = Path(path) / HISTORY
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; expected what `train --out {path}` writes")
+    try:
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+        return History(*(np.array([float(row[name]) for row in rows]) for name in History._fields))
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{file}: not the history of a run ({type(error).__name__}: {error})") from error

@@ -1,6 +1,0 @@
-import sys
-
-from jax_mnist.cli.benchmark import main
-
-if __name__ == "__main__":
-    sys.exit(main())
