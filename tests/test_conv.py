@@ -149,6 +149,7 @@ def descend(convolution, pool, kernel, xs):
     return lax.scan(step, kernel, xs)
 
 
+@pytest.mark.slow
 def test_gradients_inside_scan_are_correct_and_compile_to_no_convolution():
     xs, kernel = normal(0, (3, 4, 8, 8, 2), jnp.float32), normal(1, (3, 3, 2, 4), jnp.float32)
     slow = ("convolution(", "scatter(")

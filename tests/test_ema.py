@@ -56,7 +56,7 @@ def test_average_is_optax_debiased_ema_and_leaves_the_steps_unchanged(tiny):
     for state, plain_state in zip(tracked, states_after_steps(plain, tiny.train, epochs=5), strict=True):
         expected, reference_state = update(plain_state.params, reference_state)
         jax.tree.map(np.testing.assert_array_equal, state.params, plain_state.params)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.opt_state.average, expected)
+        assert_close(state.opt_state.average, expected)
 
 
 @pytest.mark.parametrize("optimizer", [

@@ -227,7 +227,7 @@ def test_evaluation_compiles_once_for_two_optimizers(tiny):
     compiled = []
     for optimizer, shuffle in ((optax.sgd(0.1), True), (optax.adam(0.1), False)):
         with counting_compilations() as programs:
-            evaluate(Learner(model, mnist_loss, optimizer, 7, shuffle), params, tiny.valid)
+            evaluate(Learner(model, mnist_loss, optimizer, 5, shuffle), params, tiny.valid)
         compiled.append(len(programs))
     assert compiled[0] > 0
     assert compiled[1] == 0
