@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import slow
 
 from jax_mnist import Dataset, batches, make_batch
 from jax_mnist.data import epoch_indices, map_batches, random_order, take_batch, to_float
@@ -41,9 +42,7 @@ def test_order_is_uniform():
     assert ((counts - 500) ** 2 / 500).sum() < 55
 
 
-@pytest.mark.parametrize(
-    "count", [2, 65_536, *(pytest.param(count, marks=pytest.mark.slow) for count in (1000, 700_000))]
-)
+@pytest.mark.parametrize("count", [2, 65_536, *map(slow, (1000, 700_000))])
 def test_order_is_a_permutation_without_runs_in_file_order(count):
     """One sort by 12 random bits would leave runs of about 170 of 700,000 images in file order."""
     order = np.asarray(random_order(jax.random.key(count), count))

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
+from marks import slow
 
 from jax_mnist import (
     EpochRecord,
@@ -84,7 +85,9 @@ def test_missing_file_raises(tmp_path, params):
 OPTIMIZERS = [optax.sgd(0.1), optax.adam(0.1), optax.sgd(0.1, momentum=0.9), with_ema(optax.lion(0.1), 0.9)]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["sgd", "adam", "momentum", "lion with EMA"])
+@pytest.mark.parametrize(
+    "optimizer", [*map(slow, OPTIMIZERS[:3]), OPTIMIZERS[3]], ids=["sgd", "adam", "momentum", "lion with EMA"]
+)
 def test_checkpoint_restores_the_whole_state(tmp_path, optimizer):
     path, learner = tmp_path / "c.safetensors", Learner(mlp((6, 4, 1)), mnist_loss, optimizer)
     state = init_state(jax.random.key(7), learner)._replace(epoch=jnp.int32(3))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from marks import slow
 
 from jax_mnist.models.conv import Conv, conv2d, max_pool
 
@@ -68,8 +69,8 @@ def together(*functions):
     return jax.jit(lambda *arguments: [function(*arguments) for function in functions])
 
 
-QUICK = [GEOMETRIES[3], GEOMETRIES[4], *GEOMETRIES[8:]]
-SLOW = [pytest.param(*geometry, marks=pytest.mark.slow) for geometry in GEOMETRIES if geometry not in QUICK]
+QUICK = [GEOMETRIES[3], GEOMETRIES[4], GEOMETRIES[8], GEOMETRIES[10]]
+SLOW = [slow(*geometry) for geometry in GEOMETRIES if geometry not in QUICK]
 
 
 @pytest.mark.parametrize(("stride", "padding", "kernel_size", "shape"), QUICK + SLOW)
@@ -80,6 +81,7 @@ def test_conv2d_value_gradients_and_jvp_match_jax_lax(x64, stride, padding, kern
 
 
 @pytest.mark.parametrize(("stride", "second"), [(1, jax.jacfwd), (2, jax.jacrev)])
+@pytest.mark.slow
 def test_second_derivatives_match_jax_lax(x64, stride, second):
     arguments = normal(0, (2, 5, 6, 2)), normal(1, (3, 2, 2, 2))
 
@@ -92,7 +94,7 @@ def test_second_derivatives_match_jax_lax(x64, stride, second):
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("window", [2, *map(slow, (1, 3))])
 def test_max_pool_and_its_derivatives_match_jax_lax_also_at_ties(x64, window):
     pools = (functools.partial(pool, window=window) for pool in (max_pool, lax_pool))
     found = together(*(functools.partial(derivatives, pool) for pool in pools))(with_ties((3, 7, 8, 4)))
@@ -111,6 +113,7 @@ def test_max_pool_propagates_nan():
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(jnp.float32, 1e-3), (jnp.bfloat16, 0.5)])
+@pytest.mark.slow
 def test_dtype_is_kept_and_rounding_is_no_worse_than_in_jax_lax(dtype, limit):
     x, kernel = normal(0, (16, 28, 28, 8), dtype), normal(1, (3, 3, 8, 4), dtype)
 
@@ -125,7 +128,7 @@ def test_dtype_is_kept_and_rounding_is_no_worse_than_in_jax_lax(dtype, limit):
     assert max_pool(x).dtype == dtype
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("shared", [slow(False), True])
 def test_vmap_matches_a_loop(x64, shared):
     xs, kernels = normal(0, (3, 2, 8, 8, 2)), normal(1, (3, 3, 3, 2, 2))
     gradient = jax.grad(functools.partial(loss, conv2d, max_pool), (0, 1))
@@ -161,6 +164,7 @@ def test_gradients_inside_scan_are_correct_and_compile_to_no_convolution():
     assert [operation for operation in slow if operation in program] == []
 
 
+@pytest.mark.slow
 def test_forward_over_reverse_compiles_to_no_convolution():
     arguments = normal(0, (2, 8, 8, 2), jnp.float32), normal(1, (3, 3, 2, 2), jnp.float32)
     hessian = jax.jit(jax.jacfwd(jax.grad(functools.partial(loss, conv2d, max_pool), 1), 1))
@@ -177,6 +181,7 @@ def test_other_platforms_use_plain_jax_lax(platform):
     assert "dot_general" not in text
 
 
+@pytest.mark.slow
 def test_one_exported_program_serves_every_platform_and_batch_size():
     kernel = normal(1, (3, 3, 2, 2), jnp.float32)
     function = jax.jit(lambda x: max_pool(conv2d(x, kernel)))
@@ -238,6 +243,7 @@ def test_layer_matches_nnx_conv(options):
 
 
 @pytest.mark.parametrize("leading", [(), (3, 2)])
+@pytest.mark.slow
 def test_layer_takes_any_number_of_leading_axes(leading):
     layer = Conv(2, 4, (3, 3), rngs=nnx.Rngs(3))
     x = normal(0, (*leading, 8, 9, 2), jnp.float32)
@@ -270,6 +276,7 @@ def test_layer_rejects_unsupported_options_at_construction(options):
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, 2), (2, 0), (2, 1)])
+@pytest.mark.slow
 def test_conv2d_and_its_gradients_match_pytorch(x64, stride, padding):
     torch = pytest.importorskip("torch")
     x, kernel = np.array(normal(0, (3, 9, 8, 2))), np.array(normal(1, (5, 4, 2, 3)))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import slow
 from test_sources import write_directory
 
 from jax_mnist import class_names, load
@@ -214,7 +215,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", [*map(slow, list(MOMENTS)[:3]), "after the move"])
 def test_killed_download_leaves_the_cache_usable(server, tmp_path, moment):
     server.answers["/file.gz"] = [whole]
     path = tmp_path / "file.gz"
@@ -224,6 +225,7 @@ def test_killed_download_leaves_the_cache_usable(server, tmp_path, moment):
     assert path.read_bytes() == CONTENTS
 
 
+@pytest.mark.slow
 def test_download_killed_during_the_transfer_can_be_repeated(server, tmp_path):
     sent = threading.Event()
 
@@ -243,6 +245,7 @@ def test_download_killed_during_the_transfer_can_be_repeated(server, tmp_path):
     assert path.read_bytes() == CONTENTS
 
 
+@pytest.mark.slow
 def test_two_processes_download_the_same_file_concurrently(server, tmp_path):
     together = threading.Barrier(2, timeout=60)
 
@@ -330,6 +333,7 @@ def as_published(name):
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason=f"{DEBIAN} does not exist: apt-get install dataset-fashion-mnist")
+@pytest.mark.slow
 def test_downloaded_fashion_mnist_equals_debians(server, tmp_path, monkeypatch):
     """The mirror serves the published files byte for byte, so both lists of checksums are tested."""
     monkeypatch.setenv("JAX_MNIST_CACHE", str(tmp_path))

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import slow
 from optax.contrib import schedule_free, schedule_free_eval_params, schedule_free_sgd
 
 from jax_mnist import (
@@ -20,9 +21,9 @@ from jax_mnist import (
     with_ema,
 )
 
-MODEL = mlp((784, 4, 1))
+MODEL = mlp((784, 16, 1))
 SGD = optax.sgd(0.5)
-EMA = Learner(mlp((784, 16, 1)), mnist_loss, with_ema(SGD, decay=0.9), batch_size=8)
+EMA = Learner(MODEL, mnist_loss, with_ema(SGD, decay=0.9), batch_size=8)
 
 
 def states_after_steps(learner, dataset, epochs=3):
@@ -61,7 +62,7 @@ def test_average_is_optax_debiased_ema_and_leaves_the_steps_unchanged(tiny):
 @pytest.mark.parametrize("optimizer", [
     with_ema(SGD, 0.9),
     optax.chain(optax.clip_by_global_norm(1.0), with_ema(SGD, 0.9)),
-    *(pytest.param(optimizer, marks=pytest.mark.slow) for optimizer in (
+    *(slow(optimizer) for optimizer in (
         optax.chain(with_ema(SGD, 0.9), optax.scale(0.5)), with_ema(optax.lbfgs(), 0.9),
     )),
 ], ids=["alone", "after_clip", "before_scale", "around_lbfgs"])  # fmt: skip
@@ -89,6 +90,7 @@ def test_multi_transform_averages_its_own_parameters(tiny):
         assert_close(evaluation_params(states[-1])[layer], expected)
 
 
+@pytest.mark.slow
 def test_parameters_may_have_the_names_of_the_state_fields(tiny):
     def init(key):
         return {"average": jax.random.normal(key, (784, 1)), "decay": {"count": jnp.ones(1)}, "inner": jnp.ones(1)}
@@ -106,6 +108,11 @@ def test_average_is_evaluated(tiny):
     state, history = fit(jax.random.key(0), EMA, tiny, epochs=2)
     last, average = (evaluate(EMA, params, tiny.valid).loss for params in (state.params, evaluation_params(state)))
     assert history.valid_loss[-1] == average != last
+
+
+@pytest.mark.slow
+def test_average_of_a_member_of_fit_many_is_that_of_the_fit(tiny):
+    state, history = fit(jax.random.key(0), EMA, tiny, epochs=2)
     many, histories = fit_many(jax.random.key(0)[None], EMA, tiny, epochs=2)
     np.testing.assert_allclose(histories.valid_loss[0], history.valid_loss, rtol=1e-4)
     np.testing.assert_allclose(evaluation_params(many)[0].bias[0], evaluation_params(state)[0].bias, atol=1e-5)
@@ -132,7 +139,7 @@ def test_two_averages_of_the_same_parameters_are_refused(tiny, optimizer):
         fit(jax.random.key(0), EMA._replace(optimizer=optimizer), tiny, epochs=1)
 
 
-@pytest.mark.parametrize("clip", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("clip", [slow(False), True])
 def test_schedule_free_is_evaluated_at_its_own_parameters(tiny, clip):
     optimizer = schedule_free_sgd(0.5)
     learner = EMA._replace(optimizer=optax.chain(optax.clip_by_global_norm(1.0), optimizer) if clip else optimizer)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow
 
 from jax_mnist import Model, cnn, export_model, flax_mlp, linear, load_exported, make_batch, mlp
 from jax_mnist.export import program
@@ -36,7 +37,7 @@ def file(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", [*list(MODELS)[:3], pytest.param("cnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*list(MODELS)[:3], slow("cnn")])
 def test_exported_logits_equal_the_models(tmp_path, name):
     model, classes = MODELS[name]
     params = model.init(jax.random.key(0))

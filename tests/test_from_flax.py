@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from marks import slow
 
 from jax_mnist import (
     Learner,
@@ -118,6 +119,7 @@ def test_optimizer_does_not_change_the_statistics(tiny):
     np.testing.assert_allclose(state.params["norm"]["var"], 0.9 + 0.1 * batch.x.var(0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_statistics_are_not_averaged_by_the_ema(tiny):
     state, _ = fit(jax.random.key(0), NORMED._replace(optimizer=with_ema(SGD, 0.9)), tiny, epochs=2)
     average = state.opt_state.average
@@ -163,6 +165,7 @@ class Streams(nnx.Module):
         return jnp.concatenate([self.first(x), self.second(x), self.third(x, rngs=rngs)], axis=1)
 
 
+@pytest.mark.slow
 def test_layers_drop_independently():
     model = from_flax(Streams)
     outputs, _ = model.apply_train(model.init(jax.random.key(0)), jnp.ones((1, 999)), jax.random.key(0))
@@ -197,9 +200,8 @@ def test_apply_has_no_random_primitive(model):
         assert any("random" in name for name in primitives(jaxpr))
 
 
-@pytest.mark.parametrize(
-    "model", [flax_mlp((784, 4, 1)), pytest.param(cnn((2,), (3,), ()), marks=pytest.mark.slow)], ids=["flax_mlp", "cnn"]
-)
+@pytest.mark.parametrize("model", [flax_mlp((784, 4, 1)), cnn((2,), (3,), ())], ids=["flax_mlp", "cnn"])
+@pytest.mark.slow
 def test_parameters_are_float64_in_x64_mode_even_if_the_model_is_older(model, x64):
     params = model.init(jax.random.key(0))
     logits = jax.eval_shape(model.apply, params, np.ones((2, 784)))
@@ -331,7 +333,7 @@ MORE_CONVOLUTIONS = [
     ({"kernel_dilation": 2}, False),
     ({"conv_general_dilated": lambda *args, **options: jax.lax.conv_general_dilated(*args, **options)}, False),
 ]
-CONVOLUTIONS += [pytest.param(*case, marks=pytest.mark.slow) for case in MORE_CONVOLUTIONS]
+CONVOLUTIONS += [slow(*case) for case in MORE_CONVOLUTIONS]
 
 
 @pytest.mark.parametrize(("options", "fast"), CONVOLUTIONS, ids=lambda value: str(value)[:30].split(" at ")[0])
@@ -351,7 +353,7 @@ def test_convolutions_are_those_of_flax_and_fast_if_supported(monkeypatch, optio
 _conv2d = conv.conv2d
 
 
-@pytest.mark.parametrize("graph_mode", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.parametrize("graph_mode", [slow(True), False])
 def test_both_flax_modes_train(tiny, graph_mode):
     """Flax will make its tree mode the default."""
     with nnx.set_graph_mode(graph_mode), nnx.set_graph_updates(graph_mode):

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import slow
 
 from jax_mnist import (
     Dataset,
@@ -24,11 +25,11 @@ from jax_mnist.analysis import gradient_norms, most_confused, predict_logits, to
 ADAM = optax.adam(1e-3)
 
 
-@pytest.mark.parametrize("batch_size", [1, 29, 30])
+@pytest.mark.parametrize("batch_size", [29, slow(1), slow(30)])
 def test_logits_do_not_depend_on_the_batch_size(tiny, batch_size):
     model = mlp((784, 5, 3))
     params = model.init(jax.random.key(0))
-    expected = model.apply(params, make_batch(tiny.train.images, tiny.train.labels).x)
+    expected = jax.jit(model.apply)(params, make_batch(tiny.train.images, tiny.train.labels).x)
     logits = predict_logits(model, params, tiny.train, batch_size=batch_size)
     np.testing.assert_allclose(logits, expected, atol=1e-6)
 
@@ -49,9 +50,8 @@ def test_top_losses_are_sorted_with_nan_first():
 @pytest.mark.parametrize(("make", "loss_fn"), [
     (lambda: mlp((784, 6, 1)), mnist_loss),
     (lambda: flax_mlp((784, 6, 2)), softmax_cross_entropy),
-    pytest.param(
-        lambda: cnn(filters=(3,), kernels=(3,), hidden=(), classes=2), softmax_cross_entropy, marks=pytest.mark.slow
-    ),
+    slow(
+        lambda: cnn(filters=(3,), kernels=(3,), hidden=(), classes=2), softmax_cross_entropy),
 ], ids=["mlp", "flax_mlp", "cnn"])  # fmt: skip
 def test_gradient_norm_is_that_of_one_image(tiny, make, loss_fn):
     model = make()
@@ -82,9 +82,8 @@ def test_labels_that_do_not_fit_are_refused(tiny):
         gradient_norms(Learner(linear(), mnist_loss, ADAM), linear().init(jax.random.key(0)), other)
 
 
-@pytest.mark.parametrize(
-    ("columns", "loss_fn"), [(1, mnist_loss), pytest.param(2, softmax_cross_entropy, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("columns", "loss_fn"), [(1, mnist_loss), (2, softmax_cross_entropy)])
 def test_wrong_labels_are_found(sample, columns, loss_fn):
     """Of 20 wrong labels among 2,000, at least 15 are among the 20 most likely to be mislabeled."""
     train = Dataset(sample.train.images[::6][:2000], sample.train.labels[::6][:2000].copy())

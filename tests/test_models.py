@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from marks import slow
 
 from jax_mnist import Learner, fit, flax_mlp, from_flax, init_params, linear, mlp, mnist_loss, predict
 
@@ -58,6 +59,7 @@ class Convolutional(nnx.Module):
         return self.out(nnx.relu(self.conv(x)).reshape(len(x), -1))
 
 
+@pytest.mark.slow
 def test_custom_module_trains_with_its_input_shape(tiny):
     model = from_flax(lambda rngs: Convolutional(rngs), input_shape=(28, 28, 1))
     learner = Learner(model, mnist_loss, optax.adam(1e-2), batch_size=8)
@@ -72,7 +74,7 @@ def test_flax_mlp_rejects_invalid_sizes(sizes):
         flax_mlp(sizes)
 
 
-@pytest.mark.parametrize("graph_mode", [True, False])
+@pytest.mark.parametrize("graph_mode", [slow(True), False])
 def test_flax_mlp_works_in_graph_and_tree_mode(graph_mode):
     """Flax plans to make tree mode the default."""
     with nnx.set_graph_mode(graph_mode), nnx.set_graph_updates(graph_mode):

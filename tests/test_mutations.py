@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from marks import slow
 from PIL import Image
 
 from jax_mnist import (
@@ -284,7 +285,7 @@ def peak() -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(5_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, slow(5_000)])
 @pytest.mark.parametrize("name", PARSERS)
 def test_mutated_file_is_read_or_refused(name, count):
     parser = PARSERS[name]
@@ -369,9 +370,7 @@ SECONDS_TO_MAKE = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SECONDS_TO_MAKE else case for case in LARGE]
-)
+@pytest.mark.parametrize("case", [slow(case) if case in SECONDS_TO_MAKE else case for case in LARGE])
 def test_file_that_declares_a_huge_size_is_refused_in_little_memory(case):
     name, make = LARGE[case]
     contents = make()

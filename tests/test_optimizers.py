@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import slow
 from optax import contrib
 
 from jax_mnist import Layer, Learner, Splits, evaluate, fit, init_state, mlp, mnist_loss
@@ -129,7 +130,7 @@ def test_optimizer_trains(name, quarter):
     assert history.accuracy[-1] > 0.9
 
 
-@pytest.mark.parametrize("name", ["adam", "polyak_sgd"])
+@pytest.mark.parametrize("name", [slow("adam"), "polyak_sgd"])
 def test_common_optimizers_learn_two_classes(name, tiny):
     learner = Learner(mlp((784, 16, 1)), mnist_loss, TRAIN[name](), batch_size=8)
     _, history = fit(jax.random.key(0), learner, tiny, epochs=8)
@@ -157,6 +158,7 @@ def test_optimizer_that_changes_its_state_is_refused(tiny):
         fit(jax.random.key(0), learner, tiny, epochs=1)
 
 
+@pytest.mark.slow
 def test_update_gets_only_the_arguments_it_accepts(tiny):
     seen = {}
 

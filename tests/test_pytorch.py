@@ -189,6 +189,7 @@ def test_parameters_without_pytorch_equivalent_raise():
         to_state_dict({"norm": {"bias": np.ones(3)}})
 
 
+@pytest.mark.slow
 def test_conversion_does_not_import_torch():
     code = "import jax_mnist.export.pytorch, sys; assert not {'torch', 'flax'} & set(sys.modules), 'imported'"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from marks import slow
 
 from jax_mnist import Learner, batches, init_state, make_batch, mlp, mnist_loss, train_epoch, train_step
 
@@ -39,7 +40,11 @@ def from_torch(dataset, _):
     return ((images.numpy(), labels.numpy()) for images, labels in loader)
 
 
-@pytest.mark.parametrize("stream", [from_a_file, from_grain, from_torch], ids=lambda stream: stream.__name__)
+@pytest.mark.parametrize(
+    "stream",
+    [from_a_file, from_grain, slow(from_torch)],
+    ids=lambda stream: stream.__name__,
+)
 def test_stream_reaches_the_parameters_of_the_in_memory_path(start, in_memory, sample, tmp_path, stream):
     if stream is not from_a_file:
         pytest.importorskip(stream.__name__.removeprefix("from_"))
@@ -49,6 +54,7 @@ def test_stream_reaches_the_parameters_of_the_in_memory_path(start, in_memory, s
     assert_close(state.params, in_memory.params)
 
 
+@pytest.mark.slow
 def test_shuffled_batches_reach_the_parameters_of_the_in_memory_path(start, sample):
     shuffled = train_epoch(LEARNER, start, sample.train)[0]
     step, state = train_step(LEARNER), start

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
+from marks import slow
 
 from jax_mnist import (
     Dataset,
@@ -62,7 +63,7 @@ FLAX_ADAM = SGD._replace(model=flax_mlp((784, 16, 1)), optimizer=optax.adam(1e-2
 
 
 @pytest.mark.parametrize("learner", [
-    MOMENTUM, *(pytest.param(learner, marks=pytest.mark.slow) for learner in (SGD._replace(model=linear()), FLAX_ADAM)),
+    MOMENTUM, *(slow(learner) for learner in (SGD._replace(model=linear()), FLAX_ADAM)),
 ], ids=["mlp_momentum", "linear_sgd", "flax_mlp_adam"])  # fmt: skip
 def test_each_member_is_the_fit_from_its_seed(tiny, learner):
     many = fit_many(seeds(0, 5, 9), learner, tiny, epochs=3)

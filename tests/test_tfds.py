@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from marks import slow
 
 from jax_mnist import Dataset, Splits, class_names, load
 from jax_mnist.cli import prepare_tfds
@@ -191,7 +192,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("blocked", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("blocked", [slow(False), True])
 def test_tensorflow_is_never_imported(tmp_path, monkeypatch, blocked):
     """Blocking uses a module that fails to import: TFDS takes a None in sys.modules for a loaded TensorFlow."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
