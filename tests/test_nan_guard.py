@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jax_mnist import Learner, batches, init_state, linear, mlp, mnist_loss, random_shift, recipes, train_step
 from jax_mnist.cli import train
