@@ -155,7 +155,7 @@ def make_schedule(recipe: Recipe, image_count: int, learning_rate: float | jax.A
     """Return the learning rate as a function of the step, from 0 on, with the given peak.
 
     >>> schedule = make_schedule(RECIPES["mnist"], 60_000, 0.3)
-    >>> float(schedule(0)), round(float(schedule(20 * 938)), 6)
+    >>> round(float(schedule(0)), 6), round(float(schedule(20 * 938)), 6)
     (0.3, 0.0)
     """
     steps = recipe.epochs * math.ceil(image_count / recipe.batch_size)

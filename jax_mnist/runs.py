@@ -170,6 +170,7 @@ def load_run(path: str | Path) -> Run:
     Raises FileNotFoundError if there is no run, and ValueError, naming the file, if the run is damaged.
 
     >>> import tempfile
+    >>> from jax_mnist.recipes import RECIPES
     >>> directory, recipe = Path(tempfile.mkdtemp()), RECIPES["chapter-linear"]
     >>> params = make_learner(recipe, 12_396, 2).model.init(jax.random.key(0))
     >>> write_results(directory, params, [], recipe._asdict() | {"classes": ["7", "3"], "train_count": 12_396}, {})

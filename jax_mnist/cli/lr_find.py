@@ -13,7 +13,7 @@ from ..recipes import RECIPES, make_learner, read_data
 from ..runs import write_json
 from ..training.lr_find import lr_find
 from .console import EXIT_OK, Platform, Preset, describe, optional, script, use_platform
-from .pictures import picture
+from .pictures import import_plots, picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +50,8 @@ def run(config: LrFindConfig) -> int:
     with console.status("training at a hundred rates"):
         found = lr_find(jax.random.key(config.seed), learner, splits, epochs=config.trial_epochs)
     seconds = time.perf_counter() - start
-    from .. import plots  # importing matplotlib takes 0.3 s
-
     with picture(config.out / "lr_find.png") as ax:
-        plots.sweep(found.rates, {"Held-out loss": found.losses[:, None]}, ax=ax)
+        import_plots().sweep(found.rates, {"Held-out loss": found.losses[:, None]}, ax=ax)
         ax.axvline(found.suggestion, color="black", linestyle=":", label=f"Suggestion {found.suggestion:.2g}")
         ax.set_ylabel("Loss")
         ax.legend()

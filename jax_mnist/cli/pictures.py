@@ -16,15 +16,21 @@ from ..types import Dataset, History, Model, Params
 @contextlib.contextmanager
 def picture(path: Path) -> Iterator[Any]:
     """Yield axes to draw on in the style of `jax_mnist.plots`, then write their figure as a PNG, atomically."""
-    from matplotlib.figure import Figure  # here, because importing matplotlib takes 0.3 s; pyplot is not needed
-
-    from ..plots.axes import styled
+    styled = import_plots().axes.styled
+    from matplotlib.figure import Figure  # pyplot is not needed
 
     with styled():
         figure = Figure()
         yield figure.add_subplot()
         with atomic_write(path) as temporary:
             figure.savefig(temporary)
+
+
+def import_plots() -> Any:
+    """Return `jax_mnist.plots`; the first time this imports matplotlib, which takes half a second."""
+    from .. import plots
+
+    return plots
 
 
 def draw_run(
@@ -40,8 +46,7 @@ def draw_run(
 
     `logits` are those of the model on all of `valid`, computed here if None.
     """
-    from .. import plots
-
+    plots = import_plots()
     with picture(out / "curves.png") as ax:
         plots.curves(history, ax)
     predicted = np.asarray(predicted_labels(predict_logits(model, params, valid) if logits is None else logits))

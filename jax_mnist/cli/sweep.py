@@ -19,7 +19,7 @@ from ..runs import write_json
 from ..training.sweeps import fit_many
 from ..types import Splits
 from .console import EXIT_OK, Platform, Preset, describe, optional, script, use_platform
-from .pictures import picture
+from .pictures import import_plots, picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,13 +157,11 @@ def _as_row(setting: Setting) -> dict[str, Any]:
 
 
 def _draw(path: Path, settings: list[Setting], rates: list[float]) -> None:
-    from .. import plots  # importing matplotlib takes 0.3 s
-
     lines: dict[str, Any] = {}
     for setting in settings:
         lines.setdefault(_name(setting.hidden), []).append(setting.accuracies)
     with picture(path) as ax:
-        plots.sweep(rates, {name: np.array(values) for name, values in lines.items()}, ax=ax)
+        import_plots().sweep(rates, {name: np.array(values) for name, values in lines.items()}, ax=ax)
         ax.set_ylabel("Held-out accuracy")
 
 

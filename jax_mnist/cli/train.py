@@ -1,6 +1,7 @@
 """`train`: the training script, from a preset to a trained model on disk."""
 
 import dataclasses
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ from .console import (
 )
 from .devices import choose_mesh, exit_if_processes_are_lost, set_up_devices
 from .logs import tensorboard
-from .pictures import draw_run
+from .pictures import draw_run, import_plots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +103,9 @@ def train(config: TrainConfig) -> int:
     console.print(f"device: {describe(device)}")
     directory = config.resume or config.out
     make_writable(directory)
+
+    # The pictures need matplotlib. Importing it takes half a second, which a thread has while XLA compiles.
+    threading.Thread(target=import_plots).start()
 
     # Data.
     start = time.perf_counter()
