@@ -1,8 +1,10 @@
 # Each target creates .venv if there is none.
 PYTHON ?= python3
 BIN := .venv/bin
+# A file's tests stay together, since they share compiled programs and trained runs.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --durations 10
 
-.PHONY: train test test-slow soak lint format notebooks docs bench
+.PHONY: train test test-all soak lint format notebooks docs bench
 
 # Each target installs the extra that it needs; training needs none. The extra dev includes the others.
 .venv/installed-%: pyproject.toml
@@ -14,10 +16,10 @@ train: .venv/installed-package
 	$(BIN)/python scripts/train.py --out runs/mnist_sample $(ARGS)
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
-test-slow: .venv/installed-test
-	$(BIN)/python -m pytest -m slow $(ARGS)
+test-all: .venv/installed-test
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 soak: .venv/installed-test
 	$(BIN)/python -m pytest -m slow -s tests/test_resume.py $(ARGS)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import tempfile
 
 import jax
 import matplotlib
@@ -13,6 +12,14 @@ import jax_mnist
 from jax_mnist import Dataset, Splits
 
 QUICK_CPU_MINUTES = 4  # of all processes on a quiet machine; the quick tests fail at twice as many
+
+# Compiling was two thirds of the quick tests' time. XLA compiles four times as fast with these flags, and small
+# programs run as fast; the whole suite compiles as for users.
+FAST_COMPILATION = [
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
 
 
 CPU_SECONDS = pytest.StashKey[float]()
@@ -27,33 +34,8 @@ def pytest_configure(config):
     jax.config.update("jax_debug_key_reuse", True)
     matplotlib.use("Agg")
     matplotlib.rcParams["figure.max_open_warning"] = 0
-    if is_quick(config):
-        save_compile_time(config)
-
-
-# XLA compiles three to four times as fast with them, and the small programs of the tests run as fast.
-FAST_COMPILATION = [
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_parallel_codegen_split_count=1",
-]
-
-
-def save_compile_time(config):
-    """Compile without optimizations, and each program once: compiling is two thirds of the quick tests' time.
-
-    The workers, and the processes that tests start, share a compilation cache, empty at first and deleted in the end.
-    The whole suite compiles as users do.
-    """
-    if hasattr(config, "workerinput"):
-        return  # a worker has inherited the environment
-    cache = tempfile.TemporaryDirectory(prefix="jax_mnist_")
-    config.add_cleanup(cache.cleanup)
-    settings = {"jax_compilation_cache_dir": cache.name, "jax_persistent_cache_min_compile_time_secs": 0.1}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-        os.environ[name.upper()] = str(value)
-    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FAST_COMPILATION])
+    if is_quick(config):  # inherited by the workers and by the processes that tests start
+        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FAST_COMPILATION])
 
 
 def pytest_sessionfinish(session):

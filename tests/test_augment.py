@@ -70,7 +70,6 @@ def test_each_step_has_its_own_key_and_a_resumed_run_the_same_keys(tiny):
     np.testing.assert_array_equal(resumed.params[0].weights, state.params[0].weights)
 
 
-@pytest.mark.slow
 def test_validation_images_are_not_augmented(tiny):
     still = LEARNER._replace(optimizer=optax.sgd(0.0))
     plain, erased = (

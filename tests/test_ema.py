@@ -90,7 +90,6 @@ def test_multi_transform_averages_its_own_parameters(tiny):
         assert_close(evaluation_params(states[-1])[layer], expected)
 
 
-@pytest.mark.slow
 def test_parameters_may_have_the_names_of_the_state_fields(tiny):
     def init(key):
         return {"average": jax.random.normal(key, (784, 1)), "decay": {"count": jnp.ones(1)}, "inner": jnp.ones(1)}

@@ -119,7 +119,6 @@ def test_optimizer_does_not_change_the_statistics(tiny):
     np.testing.assert_allclose(state.params["norm"]["var"], 0.9 + 0.1 * batch.x.var(0), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_statistics_are_not_averaged_by_the_ema(tiny):
     state, _ = fit(jax.random.key(0), NORMED._replace(optimizer=with_ema(SGD, 0.9)), tiny, epochs=2)
     average = state.opt_state.average
@@ -165,7 +164,6 @@ class Streams(nnx.Module):
         return jnp.concatenate([self.first(x), self.second(x), self.third(x, rngs=rngs)], axis=1)
 
 
-@pytest.mark.slow
 def test_layers_drop_independently():
     model = from_flax(Streams)
     outputs, _ = model.apply_train(model.init(jax.random.key(0)), jnp.ones((1, 999)), jax.random.key(0))

@@ -59,7 +59,6 @@ class Convolutional(nnx.Module):
         return self.out(nnx.relu(self.conv(x)).reshape(len(x), -1))
 
 
-@pytest.mark.slow
 def test_custom_module_trains_with_its_input_shape(tiny):
     model = from_flax(lambda rngs: Convolutional(rngs), input_shape=(28, 28, 1))
     learner = Learner(model, mnist_loss, optax.adam(1e-2), batch_size=8)

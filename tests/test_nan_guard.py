@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from jax_mnist import Learner, batches, init_state, linear, mlp, mnist_loss, random_shift, recipes, train_step
 from jax_mnist.cli import train
@@ -38,7 +37,6 @@ def test_finite_epoch_has_no_bad_step(tiny):
     assert find_bad_step(learner, init_state(jax.random.key(0), learner), tiny.train) is None
 
 
-@pytest.mark.slow
 def test_operation_and_its_line_are_found(tiny):
     learner = Learner(mlp((784, 4, 1)), root_below_zero, optax.sgd(0.1))
     state = init_state(jax.random.key(0), learner)

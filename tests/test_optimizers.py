@@ -158,7 +158,6 @@ def test_optimizer_that_changes_its_state_is_refused(tiny):
         fit(jax.random.key(0), learner, tiny, epochs=1)
 
 
-@pytest.mark.slow
 def test_update_gets_only_the_arguments_it_accepts(tiny):
     seen = {}
 

@@ -31,7 +31,6 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_params(make):
     assert {leaf.dtype for leaf in jax.tree.leaves((params, gradients, logits))} == {jnp.dtype("float32")}
 
 
-@pytest.mark.slow
 def test_mixed_precision_model_trains(tiny):
     learner = Learner(mixed_precision(mlp((784, 16, 1))), mnist_loss, optax.adam(1e-2), batch_size=8)
     state, history = fit(jax.random.key(0), learner, tiny, epochs=8)

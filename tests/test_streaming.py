@@ -54,7 +54,6 @@ def test_stream_reaches_the_parameters_of_the_in_memory_path(start, in_memory, s
     assert_close(state.params, in_memory.params)
 
 
-@pytest.mark.slow
 def test_shuffled_batches_reach_the_parameters_of_the_in_memory_path(start, sample):
     shuffled = train_epoch(LEARNER, start, sample.train)[0]
     step, state = train_step(LEARNER), start

@@ -86,7 +86,6 @@ def test_epoch_is_a_loop_of_steps(tiny):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_epoch_loss_is_the_mean_over_images(tiny):
     """At rate 0 the parameters stay, so it is the loss over the dataset, although the last batch is short."""
     learner = LEARNER._replace(model=linear(), optimizer=optax.sgd(0.0))
@@ -285,7 +284,6 @@ def test_padding_does_not_count():
     assert float(metrics.loss) == pytest.approx(0.1)
 
 
-@pytest.mark.slow
 def test_ten_classes(mnist):
     part = Splits(*(part[:2000] for part in mnist))
     learner = Learner(linear(784, 10), softmax_cross_entropy, optax.adam(2e-3), batch_size=64)
