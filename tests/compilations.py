@@ -6,6 +6,13 @@ import re
 import jax
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
+
+# XLA compiles four times as fast with these flags, and small programs run as fast.
+FAST_COMPILATION = [
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
 COLLECTIVE = r"= .* (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\("
 
 

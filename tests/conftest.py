@@ -7,20 +7,12 @@ import jax
 import matplotlib
 import numpy as np
 import pytest
+from compilations import FAST_COMPILATION
 
 import jax_mnist
 from jax_mnist import Dataset, Splits
 
 QUICK_CPU_MINUTES = 4  # of all processes on a quiet machine; the quick tests fail at twice as many
-
-# Compiling was two thirds of the quick tests' time. XLA compiles four times as fast with these flags, and small
-# programs run as fast; the whole suite compiles as for users.
-FAST_COMPILATION = [
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_parallel_codegen_split_count=1",
-]
-
 
 CPU_SECONDS = pytest.StashKey[float]()
 
@@ -34,7 +26,9 @@ def pytest_configure(config):
     jax.config.update("jax_debug_key_reuse", True)
     matplotlib.use("Agg")
     matplotlib.rcParams["figure.max_open_warning"] = 0
-    if is_quick(config):  # inherited by the workers and by the processes that tests start
+    if is_quick(config):
+        # Compiling is two thirds of the time. The whole suite compiles as users do. Workers and the processes that
+        # tests start inherit the flags.
         os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FAST_COMPILATION])
 
 

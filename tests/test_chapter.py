@@ -11,7 +11,7 @@ from jax_mnist import (
     accuracy,
     batches,
     class_means,
-    fit,
+    fit_many,
     init_params,
     l1_distance,
     l2_distance,
@@ -208,9 +208,10 @@ def test_number_of_parameters():
 
 def accuracies(model, splits, epochs, learning_rate, shuffle, seeds=20):
     learner = Learner(model, mnist_loss, optax.sgd(learning_rate), shuffle=shuffle)
-    last = [fit(jax.random.key(seed), learner, splits, epochs=epochs)[1].accuracy[-1] for seed in range(seeds)]
+    _, history = fit_many(jax.vmap(jax.random.key)(jnp.arange(seeds)), learner, splits, epochs=epochs)
+    last = history.accuracy[:, -1]
     print("\n" + summary(last))
-    return np.array(last)
+    return last
 
 
 def summary(last):
