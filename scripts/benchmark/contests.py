@@ -68,7 +68,7 @@ def dense_epoch(
     if torch_side:
         for way in torch_side.WAYS:
             sides.append(torch_side.epoch_side(task, way, torch_side.fastest_epoch(task, way, setup.compiled)))
-    name = f"{dataset}: {'-'.join(map(str, sizes))}{', shuffled' if shuffle else ''}"
+    name = f"an epoch of {'-'.join(map(str, sizes))}{', shuffled' if shuffle else ''}"
     return Contest(name, "epoch", sides, 0.7 if setup.quick else 0.94)
 
 
