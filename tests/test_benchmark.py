@@ -134,6 +134,6 @@ def test_growth_has_axes_for_each_contest():
     sides = [timed(name, value, [1.0, 2.0], "images") for name in "abc" for value in ("1,000", "2,000")]
     figure = pictures.growth(sides)
     assert figure is not None
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["a", "b", "c"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["A", "B", "C"]
     assert figure.axes[0].get_xlabel() == "images"
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [1500, 1500])
