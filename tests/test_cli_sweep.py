@@ -1,5 +1,6 @@
 import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -140,3 +141,10 @@ def test_target_accuracy_is_that_of_the_mean_over_seeds(tmp_path, monkeypatch, m
     arguments = ["chapter-linear", "--epochs", "1", "--seeds", "2", "--target-accuracy", "0.5", "--out", str(tmp_path)]
     assert train.main(arguments) == code
     assert json.loads((tmp_path / "result.json").read_text())["accuracy"] > 0.9
+
+
+def test_further_seed_that_diverges_is_named(monkeypatch):
+    history = types.SimpleNamespace(train_loss=np.array([[0.2, 0.1], [0.2, np.nan]]))
+    monkeypatch.setattr(train, "fit_many", lambda *arguments, **options: (None, history))
+    with pytest.raises(ValueError, match="the loss of seed 6 became NaN or infinite; --seed 6 alone"):
+        train._train_further_seeds(None, 0.9, range(5, 7), None, None, epochs=2, mesh=None)

@@ -192,6 +192,7 @@ BAD = {  # a pattern that the error message must contain: options, values and wh
     "--patience must be 1 or more, got 0": ["train", "--patience", "0", "--hold-out", "2000"],
     "--patience and --seeds are mutually exclusive": ["train", "--seeds=2", "--patience=3", "--hold-out=2000"],
     "--seeds must be 1 or more, got 0": ["train", "--seeds", "0"],
+    "--seed must be in 0..2147483647, got 9223372036854775808": ["train", "--seed", "9223372036854775808"],
     "--checkpoint-every must be 1 or more, got 0": ["train", "--checkpoint-every", "0"],
     "--resume a writes to that directory: leave out --out b": ["train", "--resume", "a", "--out", "b"],
     "--deterministic must be set before JAX is used": ["train", "--deterministic"],

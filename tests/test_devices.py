@@ -36,13 +36,17 @@ def assert_same_result(found, expected):
         (["--devices", "0"], "--devices must be 1 or more, got 0"),
         (["--devices", "100000"], "--devices must be in 1..64 per process, got 100000"),
         (["--coordinator", "localhost:1"], "--process-id I and --num-processes N must be given together"),
+        (
+            ["--coordinator", "localhost", "--process-id", "0", "--num-processes", "2"],
+            "--coordinator must be HOST:PORT, such as localhost:1234, got localhost",
+        ),
         (["--num-processes", "0"], "--num-processes must be 1 or more, got 0"),
         (
             ["--coordinator", "localhost:1", "--process-id", "0", "--num-processes", "2", "--distributed"],
             "--coordinator and --distributed are mutually exclusive",
         ),
     ],
-    ids=["no devices", "too many devices", "incomplete", "no processes", "two ways"],
+    ids=["no devices", "too many devices", "incomplete", "no port", "no processes", "two ways"],
 )
 def test_options_that_do_not_go_together_are_refused(tmp_path, capsys, options, message):
     assert train.main([*options, "--out", str(tmp_path / "run")]) == 2

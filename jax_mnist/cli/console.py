@@ -61,7 +61,7 @@ def use_platform(platform: Platform) -> Any:
     try:
         device = jax.devices(platform)[0]
     except RuntimeError as error:
-        raise ValueError(f"--platform {platform}: JAX finds no such device ({error})") from error
+        raise ValueError(f"--platform {platform or 'not given'}: JAX finds no such device ({error})") from error
     if jax.default_backend() != device.platform:
         raise ValueError(f"--platform {platform}: JAX uses {jax.default_backend()}; unset JAX_PLATFORMS")
     return device

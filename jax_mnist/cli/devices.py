@@ -30,6 +30,8 @@ def set_up_devices(config: Any) -> None:
     by_hand = (config.coordinator, config.process_id, config.num_processes)
     if by_hand != (None, None, None) and None in by_hand:
         raise ValueError("--coordinator HOST:PORT, --process-id I and --num-processes N must be given together")
+    if config.coordinator is not None and not config.coordinator.rpartition(":")[2].isdecimal():
+        raise ValueError(f"--coordinator must be HOST:PORT, such as localhost:1234, got {config.coordinator}")
     if config.coordinator is not None and config.distributed:
         raise ValueError("--coordinator and --distributed are mutually exclusive")
 

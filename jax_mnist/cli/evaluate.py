@@ -32,7 +32,7 @@ class EvaluateConfig:
 
 def run(config: EvaluateConfig) -> int:
     """Evaluate as configured."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"device: {describe(use_platform(config.platform))}")
     trained = load_run(config.run)
     dataset = config.dataset or trained.config["dataset"]
@@ -49,7 +49,7 @@ def run(config: EvaluateConfig) -> int:
         interpretation = interpret(learner, trained.params, splits)
         metrics = interpretation.metrics
         title = f"{trained.config['model']} on {dataset}"
-        settings = {name: trained.config[name] for name in (*Recipe._fields, "seed", "hold_out", "patience")}
+        settings = {name: trained.config.get(name) for name in (*Recipe._fields, "seed", "hold_out", "patience")}
         about = {name.replace("_", " ").capitalize(): _text(value) for name, value in settings.items() if value}
         write_report(config.report, interpretation, splits, classes, title, about, history)
     table = Table("dataset", "images", "loss", "accuracy")

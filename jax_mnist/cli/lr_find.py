@@ -7,12 +7,13 @@ from typing import Annotated
 
 import jax
 from rich.console import Console
+from tyro.conf import arg
 
 from ..files import make_writable
 from ..recipes import RECIPES, make_learner, read_data
 from ..runs import write_json
 from ..training.lr_find import lr_find
-from .console import EXIT_OK, Platform, Preset, describe, optional, script, use_platform
+from .console import EXIT_OK, Platform, Preset, describe, script, use_platform
 from .pictures import import_plots, picture
 
 
@@ -25,7 +26,7 @@ class LrFindConfig:
     """
 
     recipe: Preset = RECIPES["chapter"]
-    hold_out: Annotated[int | None, optional("INT", "required")] = None
+    hold_out: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(required)")] = None
     """Hold out this many training images for validation, such as 2000 of 3 or 7, 10000 of ten digits."""
     trial_epochs: int = 2
     """Epochs of training at each rate, 1 to 4."""
@@ -41,7 +42,7 @@ def run(config: LrFindConfig) -> int:
     """Find a learning rate as configured."""
     if config.hold_out is None or config.hold_out < 1:
         raise ValueError("lr_find needs --hold-out (model selection must not use the test set), such as 2000")
-    console, device = Console(highlight=False, soft_wrap=True), use_platform(config.platform)
+    console, device = Console(highlight=False, markup=False, soft_wrap=True), use_platform(config.platform)
     console.print(f"device: {describe(device)}")
     splits, classes = read_data(config.recipe.dataset, config.hold_out)
     learner = make_learner(config.recipe, len(splits.train), len(classes), learning_rate_in_state=True)

@@ -47,7 +47,7 @@ def run(config: PredictConfig) -> int:
     probabilities = class_probabilities(logits)
     for path, label, row in zip(config.images, predicted_labels(logits), probabilities, strict=True):
         table.add_row(str(path), classes[int(label)], f"{row[label]:.4f}")
-    Console().print(table)
+    Console(markup=False).print(table)
     return EXIT_OK
 
 

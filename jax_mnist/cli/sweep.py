@@ -63,11 +63,11 @@ def run(config: SweepConfig) -> int:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
-    console, device = Console(highlight=False, soft_wrap=True), use_platform(config.platform)
+    console, device = Console(highlight=False, markup=False, soft_wrap=True), use_platform(config.platform)
     console.print(f"device: {describe(device)}")
     start = time.perf_counter()
     recipe = config.recipe
-    hold_out = config.hold_out or len(load(recipe.dataset).train) // 6
+    hold_out = config.hold_out or max(1, len(load(recipe.dataset).train) // 6)
     splits, classes = read_data(recipe.dataset, hold_out)
 
     recipes, rates = _grid(config)

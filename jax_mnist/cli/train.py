@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -16,6 +17,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from ..analysis import ensemble_labels, summarize
+from ..data.load import known_names
 from ..files import make_writable
 from ..recipes import RECIPES, make_learner, make_schedule, read_data
 from ..runs import Progress, best_record, restore_progress, run_settings, save_progress, write_results
@@ -62,9 +64,9 @@ class TrainConfig:
     out: Path = Path("runs/last")
     """Directory for the model, its history, checkpoints and pictures."""
     resume: Annotated[Path | None, optional("RUN")] = None
-    """Continue RUN from its newest valid checkpoint, or start it; replaces --out."""
-    checkpoint_every: Annotated[int | None, optional("INT", "5 s, and the end")] = None
-    """Epochs between checkpoints; the newest two are kept."""
+    """Continue RUN from its newest valid checkpoint, or from the beginning; replaces --out."""
+    checkpoint_every: Annotated[int | None, optional("INT", "every 5 seconds")] = None
+    """Epochs between checkpoints; the last epoch always has one. The newest two are kept."""
     deterministic: bool = False
     """Compute on one thread, for the same bits on any number of cores."""
     tensorboard: bool = False
@@ -99,12 +101,12 @@ def train(config: TrainConfig) -> int:
     device = use_platform(config.platform)
     mesh = choose_mesh(config.devices)
     is_first = jax.process_index() == 0  # of several processes, only the first prints and writes
-    console = Console(quiet=not is_first, highlight=False, soft_wrap=True)
+    console = Console(quiet=not is_first, highlight=False, markup=False, soft_wrap=True)
     console.print(f"device: {describe(device)}")
     directory = config.resume or config.out
     make_writable(directory)
 
-    # The pictures need matplotlib. Importing it takes half a second, which a thread has while XLA compiles.
+    # The pictures need matplotlib: a thread imports it, which takes half a second, while XLA compiles.
     threading.Thread(target=import_plots).start()
 
     # Data.
@@ -140,11 +142,12 @@ def train(config: TrainConfig) -> int:
     events = directory / "tensorboard" if config.tensorboard and is_first else None
     start = saved_at = time.perf_counter()
     first_epoch = len(progress.records) + 1
-    stopped = _early_stop(progress, config.patience)  # a resumed run may have stopped already
+    stopped = _early_stop(progress, config.patience)
+    is_finished = bool(stopped) or len(progress.records) == recipe.epochs  # a resumed run may be
     with bar, tensorboard(events, progress.records) as log:
         task = bar.add_task("compiling", total=recipe.epochs, completed=len(progress.records))
         epochs = fit_epochs(None, learner, splits, epochs=recipe.epochs, state=progress.state, mesh=mesh)
-        for state, record in () if stopped else epochs:
+        for state, record in () if is_finished else epochs:
             if record.epoch == first_epoch:
                 elapsed = time.perf_counter() - start
                 seconds["compilation"] = elapsed - record.seconds - record.evaluation_seconds
@@ -216,6 +219,8 @@ def _check(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+    if not 0 <= config.seed <= 2**31 - config.seeds:
+        raise ValueError(f"--seed must be in 0..{2**31 - config.seeds}, got {config.seed}")
     if not 0 <= config.target_accuracy <= 1:
         raise ValueError(f"--target-accuracy must be in [0, 1], such as 0.98, got {config.target_accuracy}")
     if config.patience is not None and not config.hold_out:
@@ -242,6 +247,9 @@ def _train_further_seeds(
     keys = jax.vmap(jax.random.key)(jnp.array(seeds))
     states, history = fit_many(keys, learner, splits, epochs=epochs, mesh=mesh)
     seconds = time.perf_counter() - start
+    for seed, losses in zip(seeds, history.train_loss, strict=True):
+        if not np.isfinite(losses).all():
+            raise ValueError(f"the loss of seed {seed} became NaN or infinite; --seed {seed} alone names the step")
     further = to_local(replicate(jax.vmap(evaluation_params)(states), mesh))
     params = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, further)
     accuracies = [accuracy, *history.accuracy[:, -1].tolist()]
@@ -262,7 +270,8 @@ def _evaluated_part(dataset: str, held_out: int) -> str:
     """Return what `Splits.valid` is: held-out training images, the chapter's valid folder, or a test set."""
     if held_out:
         return "held-out"
-    return "valid" if dataset == "mnist_sample" or Path(dataset).is_dir() else "test"
+    is_directory = dataset not in known_names() and Path(dataset).is_dir()
+    return "valid" if dataset == "mnist_sample" or is_directory else "test"
 
 
 def _table(records: Sequence[EpochRecord], evaluated_part: str) -> Table:
