@@ -9,7 +9,7 @@ from PIL import Image
 from jax_mnist.__main__ import main
 from jax_mnist.analysis import summarize
 from jax_mnist.cli import sweep, train
-from jax_mnist.recipes import RECIPES
+from jax_mnist.recipes import RECIPES, make_learner
 
 QUICK = ["--epochs", "2", "--hold-out", "2000"]
 
@@ -143,8 +143,9 @@ def test_target_accuracy_is_that_of_the_mean_over_seeds(tmp_path, monkeypatch, m
     assert json.loads((tmp_path / "result.json").read_text())["accuracy"] > 0.9
 
 
-def test_further_seed_that_diverges_is_named(monkeypatch):
+def test_further_seed_that_diverges_is_named(monkeypatch, tiny):
+    learner = make_learner(RECIPES["chapter-linear"], 30, 2)
     history = types.SimpleNamespace(train_loss=np.array([[0.2, 0.1], [0.2, np.nan]]))
     monkeypatch.setattr(train, "fit_many", lambda *arguments, **options: (None, history))
     with pytest.raises(ValueError, match="the loss of seed 6 became NaN or infinite; --seed 6 alone"):
-        train._train_further_seeds(None, 0.9, range(5, 7), None, None, epochs=2, mesh=None)
+        train._train_further_seeds(None, 0.9, range(5, 7), learner, tiny, epochs=2, mesh=None)
