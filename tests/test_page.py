@@ -274,7 +274,7 @@ def test_model_that_the_page_cannot_compute_raises(tmp_path, message):
 
 @pytest.mark.slow
 def test_command_writes_the_page(tmp_path, capsys):
-    assert main(["train", "--model", "linear", "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    assert main(["train", "chapter-linear", "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
     assert main(["export_page", str(tmp_path / "run"), str(tmp_path / "page.html")]) == 0
     size = (tmp_path / "page.html").stat().st_size
     assert f"2 classes, {size:,} bytes; written to {tmp_path / 'page.html'}" in capsys.readouterr().out
