@@ -36,7 +36,7 @@ STYLE: dict[Any, Any] = {
     # Lines differ in their dashes too, for print and for the color-blind.
     "axes.prop_cycle": cycler(color=COLORS[:8]) + cycler(linestyle=["-", "--", "-.", ":"] * 2),
 }
-"""Matplotlib settings of all plots here; `plt.style.use(plots.STYLE)` draws one's own plots in the same style."""
+"""Matplotlib settings of all plots."""
 
 
 @contextlib.contextmanager

@@ -21,11 +21,11 @@ import numpy as np
 
 try:
     import torch  # pyright: ignore[reportMissingImports]  # lint runs without PyTorch too
-    from torch import nn  # pyright: ignore[reportMissingImports]
 except ImportError:
     print('error: PyTorch is not installed; run: pip install "jax_mnist[compare]"', file=sys.stderr)
     sys.exit(2)
 
+nn = torch.nn
 BUNDLED = Path(__file__).parents[2] / "jax_mnist" / "data" / "bundled"
 BATCH_SIZE = 256
 
