@@ -135,5 +135,5 @@ def test_growth_has_axes_for_each_contest():
     figure = pictures.growth(sides)
     assert figure is not None
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["A", "B", "C"]
-    assert figure.axes[0].get_xlabel() == "images"
+    assert figure.axes[0].get_xlabel() == "Images"
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [1500, 1500])

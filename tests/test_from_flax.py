@@ -102,7 +102,7 @@ def test_step_is_that_of_flax(tiny):
         state, loss = step(state, batch, key)
         expected, gradients = nnx.value_and_grad(lambda module, b=batch: mnist_loss(module(b.x), b.y).mean())(module)
         optimizer.update(module, gradients)
-        np.testing.assert_allclose(loss, expected, rtol=1e-6)
+        np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=1e-9)
     ours, flax = (nnx.to_pure_dict(nnx.state(module, kind)) for kind in (nnx.BatchStat, nnx.Param))
     for name, value in (ours["norm"] | flax["norm"]).items():
         np.testing.assert_allclose(state.params["norm"][name], value, rtol=1e-5, atol=1e-6, err_msg=name)
