@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from jax_mnist import Dataset, History, Model, plots
+from jax_mnist import Dataset, History, plots
 from jax_mnist.cli.pictures import draw_run
 from jax_mnist.metrics import calibration
 
@@ -184,11 +184,7 @@ def test_lines_differ_by_color_and_by_dashes(plot):
             assert len(lines) == len(set(looks)) == 3
 
 
-def not_called(*arguments):
-    raise AssertionError("the logits are given")
-
-
-def test_run_is_drawn_without_pyplot_and_without_its_model(tmp_path, monkeypatch):
+def test_run_is_drawn_without_pyplot(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     labels = np.arange(40, dtype=np.int32) % 2
     logits = np.where(labels, 1.0, -1.0)[:, None]
@@ -196,6 +192,6 @@ def test_run_is_drawn_without_pyplot_and_without_its_model(tmp_path, monkeypatch
     drawn, predictions = [], plots.predictions
     monkeypatch.setattr(plots, "predictions", lambda *args, ax: drawn.append(predictions(*args, ax=ax)) or ax)
     valid = Dataset(np.zeros((40, 28, 28), np.uint8), labels)
-    draw_run(tmp_path, HISTORY, Model(not_called, not_called), None, valid, ("7", "3"), logits)
+    draw_run(tmp_path, HISTORY, logits, valid, ("7", "3"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "predictions.png"]
     assert [text.get_text() for text in drawn[0].texts][:5] == ["3, not 7", "7, not 3", "3, not 7", "3", "7"]

@@ -51,6 +51,14 @@ def script(config_type: Any, run: Callable[[Any], int]) -> Callable[..., int]:
     return functools.partial(command, config_type, run)
 
 
+def require_positive(config: Any, *names: str) -> None:
+    """Raise ValueError, naming the option, for an option that is given and below 1."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+
+
 def use_platform(platform: Platform) -> Any:
     """Return the first device of the platform, by default of JAX's choice, without falling back to another platform.
 

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from ..training.mesh import data_mesh
-from .console import EXIT_BAD_INPUT
+from .console import EXIT_BAD_INPUT, require_positive
 
 _MAX_DEVICES = 64  # more virtual devices than that only wait for each other
 _HEARTBEAT_SECONDS = 20  # without a heartbeat for this long, a process is considered dead, and the others end
@@ -21,10 +21,7 @@ def set_up_devices(config: Any) -> None:
 
     Call it before any other use of JAX. Raises ValueError, naming the option, for options that do not go together.
     """
-    for name in ("devices", "num_processes"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+    require_positive(config, "devices", "num_processes")
     if config.devices is not None and config.devices > _MAX_DEVICES:
         raise ValueError(f"--devices must be in 1..{_MAX_DEVICES} per process, got {config.devices}")
     by_hand = (config.coordinator, config.process_id, config.num_processes)

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis import predict_logits
 from ..files import atomic_write
 from ..metrics import predicted_labels
-from ..types import Dataset, History, Model, Params
+from ..types import Dataset, History
 
 
 @contextlib.contextmanager
@@ -33,23 +32,12 @@ def import_plots() -> Any:
     return plots
 
 
-def draw_run(
-    out: Path,
-    history: History,
-    model: Model,
-    params: Params,
-    valid: Dataset,
-    classes: tuple[str, ...],
-    logits: Any = None,
-) -> None:
-    """Draw curves.png, losses and accuracy per epoch, and predictions.png, forty images with the errors first.
-
-    `logits` are those of the model on all of `valid`, computed here if None.
-    """
+def draw_run(out: Path, history: History, logits: Any, valid: Dataset, classes: tuple[str, ...]) -> None:
+    """Draw curves.png, losses and accuracy per epoch, and predictions.png, forty images with the errors first."""
     plots = import_plots()
     with picture(out / "curves.png") as ax:
         plots.curves(history, ax)
-    predicted = np.asarray(predicted_labels(predict_logits(model, params, valid) if logits is None else logits))
+    predicted = np.asarray(predicted_labels(logits))
     wrong = np.flatnonzero(predicted != valid.labels)[:20]
     right = np.flatnonzero(predicted == valid.labels)
     some = right[np.linspace(0, len(right) - 1, min(40 - len(wrong), len(right)), dtype=int)]

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import json
 import math
 import os
 import statistics
@@ -13,13 +12,12 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from tyro.conf import arg
 
-from ..data.load import hold_out, load
-from ..files import atomic_write
+from ..recipes import read_data
+from ..runs import write_json
 from ..speedrun.recipe import predict, train
 from ..types import Splits
-from .console import EXIT_OK, Platform, describe, script, use_platform
+from .console import EXIT_OK, Platform, describe, optional, require_positive, script, use_platform
 
 TRAIN_COUNT, TEST_COUNT = 60_000, 10_000
 TRAIN_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 1}
@@ -38,7 +36,7 @@ class SpeedrunConfig:
     """Number of runs, from the seeds 0, 1, ..."""
     hold_out: int = 0
     """Hold out this many training images and report the accuracy on them instead of on the test set."""
-    json: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    json: Annotated[Path | None, optional("FILE")] = None
     """File for the results."""
     platform: Platform = None
     """Device platform; an error if unavailable."""
@@ -55,31 +53,24 @@ class Programs(NamedTuple):
 
 def run(config: SpeedrunConfig) -> int:
     """Train as configured, print the results, and return 0."""
-    if config.seeds < 1:
-        raise ValueError(f"--seeds must be 1 or more, got {config.seeds}")
+    require_positive(config, "seeds")
     if not 0 <= config.hold_out < TRAIN_COUNT:
         raise ValueError(f"--hold-out must be 0 to {TRAIN_COUNT - 1}, got {config.hold_out}")
     # A thread unzips the data while the programs compile, for which its shapes are enough.
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        data = pool.submit(_read, config.hold_out)
+        data = pool.submit(read_data, "mnist", config.hold_out)
         device = use_platform(config.platform)
         print(f"device: {describe(device)}", flush=True)
         start = time.perf_counter()
         programs = _compile(pool, config.hold_out, device.platform)
         compile_seconds = time.perf_counter() - start
-        splits = data.result()
+        splits, _ = data.result()
     result = _run_seeds(programs, jax.block_until_ready(jax.device_put(splits)), config.seeds)
     result["compile_seconds"] = compile_seconds
     _report(result, "held-out" if config.hold_out else "test")
     if config.json is not None:
-        with atomic_write(config.json) as temporary:
-            temporary.write_text(json.dumps(result | {"device": describe(device)}, indent=2) + "\n", encoding="utf-8")
+        write_json(config.json, result | {"device": describe(device)})
     return EXIT_OK
-
-
-def _read(held_out: int) -> Splits:
-    splits = load("mnist")
-    return hold_out(jax.random.key(0), splits.train, held_out) if held_out else splits
 
 
 def _compile(pool: concurrent.futures.Executor, held_out: int, platform: str) -> Programs:

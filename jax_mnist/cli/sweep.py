@@ -18,7 +18,7 @@ from ..recipes import RECIPES, Recipe, make_learner, read_data
 from ..runs import write_json
 from ..training.sweeps import fit_many
 from ..types import Splits
-from .console import EXIT_OK, Platform, Preset, describe, optional, script, use_platform
+from .console import EXIT_OK, Platform, Preset, describe, optional, require_positive, script, use_platform
 from .pictures import import_plots, picture
 
 
@@ -59,10 +59,7 @@ class Setting(NamedTuple):
 
 def run(config: SweepConfig) -> int:
     """Sweep as configured."""
-    for name in ("hold_out", "seeds"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+    require_positive(config, "hold_out", "seeds")
     console, device = Console(highlight=False, markup=False, soft_wrap=True), use_platform(config.platform)
     console.print(f"device: {describe(device)}")
     start = time.perf_counter()

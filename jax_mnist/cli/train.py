@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from ..analysis import ensemble_labels, summarize
+from ..analysis import ensemble_labels, predict_logits, summarize
 from ..data.load import known_names
 from ..files import make_writable
 from ..recipes import RECIPES, make_learner, make_schedule, read_data
@@ -34,6 +34,7 @@ from .console import (
     Preset,
     describe,
     optional,
+    require_positive,
     script,
     use_one_thread,
     use_platform,
@@ -107,7 +108,8 @@ def train(config: TrainConfig) -> int:
     make_writable(directory)
 
     # The pictures need matplotlib: a thread imports it, which takes half a second, while XLA compiles.
-    threading.Thread(target=import_plots).start()
+    if is_first:
+        threading.Thread(target=import_plots).start()
 
     # Data.
     start = time.perf_counter()
@@ -206,7 +208,8 @@ def train(config: TrainConfig) -> int:
         options = {name: value for name, value in dataclasses.asdict(config).items() if name != "recipe"}
         facts = {"classes": classes, "train_count": len(splits.train)}
         write_results(directory, params, records, recipe._asdict() | options | facts, result)
-        draw_run(directory, History.from_records(records), learner.model, params, splits.valid, classes)
+        logits = predict_logits(learner.model, params, splits.valid)
+        draw_run(directory, History.from_records(records), logits, splits.valid, classes)
     console.print(_describe_result(result, directory))
     if result.get("accuracy_mean", kept.accuracy) < config.target_accuracy:
         console.print(f"target accuracy {config.target_accuracy} missed", style="red")
@@ -215,10 +218,7 @@ def train(config: TrainConfig) -> int:
 
 
 def _check(config: TrainConfig) -> None:
-    for name in ("seeds", "patience", "checkpoint_every"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+    require_positive(config, "seeds", "patience", "checkpoint_every")
     if not 0 <= config.seed <= 2**31 - config.seeds:
         raise ValueError(f"--seed must be in 0..{2**31 - config.seeds}, got {config.seed}")
     if not 0 <= config.target_accuracy <= 1:
