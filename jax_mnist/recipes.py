@@ -13,10 +13,10 @@ from .losses import mnist_loss, softmax_cross_entropy
 from .models.dense import linear, mlp
 from .models.precision import mixed_precision
 from .training.ema import with_ema
-from .types import Augment, Learner, LossFunction, Model, Splits
+from .types import Augment, Learner, LossFunction, Model, Params, Splits
 
 ModelName = Literal["linear", "mlp", "flax_mlp", "cnn"]
-OptimizerName = Literal["sgd", "momentum", "adam"]
+OptimizerName = Literal["sgd", "momentum", "adam", "muon"]
 ScheduleName = Literal["constant", "cosine", "one-cycle"]
 
 
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
     hidden: tuple[int, ...] = (30,)
     """Sizes of the hidden layers, of a cnn after its convolutions."""
     filters: tuple[int, ...] = ()
-    """Filters of a cnn's convolutions, 5x5 and then 3x3, each with pooling."""
+    """Filters of a cnn's convolutions: 5x5 with 2x2 pooling, 4x4 with stride 2, then 3x3."""
     epochs: int = 40
     """Passes over the training images."""
     batch_size: int = 256
@@ -42,7 +42,7 @@ class Recipe(NamedTuple):
     learning_rate: float = 0.1
     """Step size, or the schedule's peak; smaller for adam than for sgd, such as 0.001."""
     optimizer: OptimizerName = "sgd"
-    """Optax's; momentum is SGD with momentum 0.9."""
+    """Optax's; momentum is SGD with momentum 0.9, muon is Muon for convolutions and Adam for the rest."""
     schedule: ScheduleName = "constant"
     """Cosine decays to 0; one-cycle rises first, as fastai's fit_one_cycle."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -176,6 +176,7 @@ def _make_optimizer(recipe: Recipe, image_count: int, learning_rate: float | jax
         "sgd": optax.identity(),
         "momentum": optax.trace(0.9),
         "adam": optax.scale_by_adam(b1, b2),
+        "muon": _scale_by_muon(b1, b2),
     }[recipe.optimizer]
     optimizer = optax.chain(
         optax.clip_by_global_norm(recipe.clip_norm) if recipe.clip_norm else optax.identity(),
@@ -189,6 +190,24 @@ def _make_optimizer(recipe: Recipe, image_count: int, learning_rate: float | jax
     return with_ema(optimizer, recipe.ema) if recipe.ema else optimizer
 
 
+def _scale_by_muon(b1: float, b2: float) -> optax.GradientTransformation:
+    """Return the scaling of Muon for kernels of convolutions, and of Adam with decay rates b1 and b2 for the rest.
+
+    Muon makes the singular values of an update nearly equal. It is scaled to the size of Adam's updates, so that one
+    learning rate serves both. Source: https://kellerjordan.github.io/posts/muon/, and for the scale
+    https://arxiv.org/abs/2502.16982.
+    """
+
+    def axes(params: Params) -> Any:
+        kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+        return jax.tree.map(lambda leaf: kernel if leaf.ndim == 4 else None, params)
+
+    # The rate -1 undoes the sign of a whole optimizer's updates.
+    return optax.contrib.muon(
+        -1.0, consistent_rms=0.2, adam_b1=b1, adam_b2=b2, nesterov=True, muon_weight_dimension_numbers=axes
+    )
+
+
 def _make_model(recipe: Recipe, columns: int) -> Model:
     if recipe.model == "linear":
         return linear(784, columns)
@@ -199,7 +218,7 @@ def _make_model(recipe: Recipe, columns: int) -> Model:
 
     if recipe.model == "flax_mlp":
         return flax_mlp(sizes)
-    return cnn(recipe.filters, (5, *[3] * (len(recipe.filters) - 1)), recipe.hidden, columns)
+    return cnn(recipe.filters, hidden=recipe.hidden, classes=columns)
 
 
 def _make_augment(recipe: Recipe) -> Augment | None:

@@ -7,59 +7,83 @@ import optax
 import pytest
 
 from jax_mnist import Learner, cnn, evaluate, fit, init_state, softmax_cross_entropy, train_epoch
+from jax_mnist.models.batch_last import Window, convolve_and_pool
 
-SMALL = functools.partial(cnn, filters=(4, 8), hidden=(16,))
 SMALLEST = functools.partial(cnn, filters=(4,), kernels=(3,), hidden=())
 
 
 def test_parameter_shapes():
-    params = jax.eval_shape(cnn((24, 32), (5, 3), (256,)).init, jax.random.key(0))
+    params = jax.eval_shape(cnn(hidden=(30,)).init, jax.random.key(0))
     shapes = jax.tree.map(jnp.shape, params)
     assert shapes == {
         "convolutions": {
-            0: {"kernel": (5, 5, 1, 24), "bias": (24,)},
-            1: {"kernel": (3, 3, 24, 32), "bias": (32,)},
+            0: {"kernel": (5, 5, 1, 16), "bias": (16,)},
+            1: {"kernel": (4, 4, 16, 48), "bias": (48,)},
+            2: {"kernel": (3, 3, 48, 64), "bias": (64,)},
         },
         "dense": {
             "layers": {
-                0: {"kernel": (7 * 7 * 32, 256), "bias": (256,)},
-                1: {"kernel": (256, 10), "bias": (10,)},
+                0: {"kernel": (3 * 3 * 64, 30), "bias": (30,)},
+                1: {"kernel": (30, 10), "bias": (10,)},
             }
         },
     }
 
 
-def written_out(params, pixels):
+def written_out(params, pixels, strides, pools, padding):
+    """The net in plain JAX, in the usual layout, with a convolution and a pooling of their own."""
     x = pixels.reshape(-1, 28, 28, 1)
-    for layer in params["convolutions"].values():
+    for layer, stride, pool in zip(params["convolutions"].values(), strides, pools, strict=True):
         dimensions = ("NHWC", "HWIO", "NHWC")
-        x = jax.lax.conv_general_dilated(x, layer["kernel"], (1, 1), "SAME", dimension_numbers=dimensions)
+        x = jax.lax.conv_general_dilated(x, layer["kernel"], (stride, stride), padding, dimension_numbers=dimensions)
         x = x + layer["bias"].reshape(1, 1, 1, -1)
-        x = jax.lax.reduce_window(x, np.float32(-np.inf), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        tile = (1, pool, pool, 1)
+        x = jax.lax.reduce_window(x, -np.inf, jax.lax.max, tile, tile, "VALID")
         x = jnp.maximum(x, 0)
     hidden, last = params["dense"]["layers"].values()
     x = jnp.maximum(x.reshape(len(x), -1) @ hidden["kernel"] + hidden["bias"].reshape(1, -1), 0)
     return x @ last["kernel"] + last["bias"].reshape(1, -1)
 
 
-def test_logits_match_a_written_out_net():
-    model = SMALL()
-    params = jax.jit(model.init)(jax.random.key(0))
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # biases start at 0 and would have no effect
-    pixels = jnp.asarray(np.random.default_rng(0).random((3, 784)), jnp.float32)
-    logits, expected = jax.jit(model.apply)(params, pixels), jax.jit(written_out)(params, pixels)
-    assert float(jnp.std(expected)) > 0.1
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(
+    ("kernels", "strides", "pools"),
+    [((5, 4, 3), (1, 2, 1), (2, 1, 1)), ((4, 3), (1, 1), (2, 2)), ((3, 2), (2, 1), (3, 2)), ((1, 5), (3, 2), (1, 1))],
+)
+def test_logits_and_gradients_match_a_net_in_plain_jax(kernels, strides, pools, padding):
+    model = cnn((4, 6, 8)[: len(kernels)], kernels, strides, pools, (5,), padding=padding)
+    with jax.enable_x64():
+        params = jax.jit(model.init)(jax.random.key(0))
+        params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # biases start at 0 and would have no effect
+        pixels = jnp.asarray(np.random.default_rng(0).random((3, 784)))
+
+        def compute(apply):
+            logits, derivatives = jax.vjp(apply, params, pixels)
+            return logits, derivatives(jnp.cos(jnp.arange(30.0)).reshape(3, 10))
+
+        ours = jax.jit(lambda: compute(model.apply))()
+        others = jax.jit(lambda: compute(lambda params, x: written_out(params, x, strides, pools, padding)))()
+        assert float(jnp.std(others[0])) > 0.05
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), ours, others)
 
 
-def test_without_padding_the_dense_layer_is_that_of_the_pytorch_record():
-    params = jax.eval_shape(cnn(padding="VALID").init, jax.random.key(0))
+def test_record_net_has_the_shapes_of_pytorchs_recipe():
+    model = cnn((24, 32), (5, 3), strides=(1, 1), pools=(2, 2), hidden=(256,))
+    params = jax.eval_shape(model.init, jax.random.key(0))
     assert params["dense"]["layers"][0]["kernel"].shape == (5 * 5 * 32, 256)  # 28 -> 24 -> 12 -> 10 -> 5
+
+
+def test_pooling_sends_the_gradient_to_the_first_maximum():
+    x = jnp.ones((1, 4, 4, 1))  # all the same
+    kernel = jnp.ones((1, 1, 1, 1))
+    window = Window(stride=1, pool=2, padding="VALID")
+    gradient = jax.grad(lambda x: convolve_and_pool(window, x, kernel).sum())(x)
+    assert gradient[0, :, :, 0].tolist() == [[1, 0, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
 
 
 @pytest.mark.slow
 def test_odd_image_sizes_color_channels_and_class_counts():
-    model = cnn((3, 4, 5), (3, 1, 2), (), classes=7, image_shape=(9, 15, 3))
+    model = cnn((3, 4, 5), (3, 1, 2), (1, 1, 1), (2, 2, 2), classes=7, image_shape=(9, 15, 3), padding="SAME")
     params = jax.eval_shape(model.init, jax.random.key(0))
     assert params["dense"]["layers"][0]["kernel"].shape == (1 * 1 * 5, 7)
     assert jax.eval_shape(model.apply, params, jnp.zeros((2, 9 * 15 * 3))).shape == (2, 7)
@@ -69,13 +93,15 @@ def test_odd_image_sizes_color_channels_and_class_counts():
     "options",
     [
         {"filters": ()},
-        {"filters": (4,)},
-        {"kernels": (5, 0)},
+        {"filters": (4,), "kernels": (3, 3)},
+        {"kernels": (5, 0, 3)},
+        {"strides": (1, 1)},
+        {"pools": (2, 0, 1)},
         {"hidden": (0,)},
         {"classes": 0},
         {"image_shape": (28, 28)},
         {"image_shape": (3, 28, 1)},
-        {"image_shape": (9, 28, 1), "padding": "VALID"},
+        {"image_shape": (9, 28, 1)},
         {"padding": "CIRCULAR"},
     ],
     ids=str,

@@ -100,8 +100,9 @@ MODELS = {
     "linear": (linear, ("7", "3")),
     "mlp": (lambda: mlp((784, 30, 1)), ("7", "3")),
     "flax_mlp": (lambda: flax_mlp((784, 40, 20, 10)), TEN),
-    "cnn": (lambda: cnn((4, 6), (4, 3), (16,)), TEN),
-    "cnn VALID": (lambda: cnn((4,), (5,), (), padding="VALID"), TEN),
+    "cnn": (lambda: cnn((4, 6, 8), hidden=(16,)), TEN),
+    "cnn SAME, stride 2": (lambda: cnn((4, 6), (4, 3), (2, 2), (1, 1), padding="SAME"), TEN),
+    "cnn SAME, pooled": (lambda: cnn((4, 6), (4, 3), (1, 1), (2, 2), padding="SAME"), TEN),
     "no bias": (lambda: from_flax(lambda rngs: nnx.Linear(784, 3, use_bias=False, rngs=rngs)), ("a", "</script>", "é")),
 }
 
@@ -250,19 +251,19 @@ def test_page_needs_no_network_fits_a_phone_and_logs_no_errors(drawing):
 
 
 UNSUPPORTED = {
-    "different logits": Model(
+    "2 layers gives different logits": Model(
         mlp((784, 5, 1)).init, lambda params, x: jax.numpy.tanh(mlp((784, 5, 1)).apply(params, x))
     ),
     "28x28 gray pixels": mlp((100, 10)),
     "only weights (or kernel) and bias": Model(lambda key: {"scale": jax.numpy.ones(3)}, lambda params, x: x),
-    "4 layers": cnn((2, 2), (3, 3), (4,), image_shape=(32, 32, 1)),
+    "does not take 784 pixels": cnn((2, 2), (3, 3), (1, 1), (2, 2), (4,), image_shape=(32, 32, 1)),
     "2 names for this model, got 10: 0, 1,": linear(),
     "3 names for this model, got 10": linear(784, 3),
 }
 
 
 @pytest.mark.parametrize(
-    "message", [pytest.param(name, marks=pytest.mark.slow) if "layers" in name else name for name in UNSUPPORTED]
+    "message", [pytest.param(name, marks=pytest.mark.slow) if "784" in name else name for name in UNSUPPORTED]
 )
 def test_model_that_the_page_cannot_compute_raises(tmp_path, message):
     model = UNSUPPORTED[message]

@@ -1,11 +1,10 @@
 """Export of a trained model as one HTML page to draw on: `page.html` with the parameters embedded."""
 
 import base64
-import contextlib
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +12,14 @@ import numpy as np
 from jaxtyping import Float
 
 from ..files import atomic_write
+from ..models.batch_last import Window
 from ..types import Model, Params
 from .pytorch import to_state_dict
 
 SIDE = 28
 _SUPPORTED = (
-    "the page supports linear layers with ReLUs between them, after any number of convolutions, each followed by a 2x2 "
-    f"max pooling and a ReLU, for {SIDE}x{SIDE} gray pixels: linear, mlp, flax_mlp and cnn"
+    "the page supports linear layers with ReLUs between them, after any number of convolutions with a ReLU, each with "
+    f"2x2 max pooling, with stride 2 or with neither, for {SIDE}x{SIDE} gray pixels: linear, mlp, flax_mlp and cnn"
 )
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
@@ -43,13 +43,13 @@ def export_page(path: str | Path, model: Model, params: Params, classes: Sequenc
     True
     """
     layers = _read_layers(params)
-    padding = _find_padding(layers, model, params)
+    windows = _find_windows(layers, model, params)
     expected = max(len(layers[-1][1]), 2)
     if len(classes) != expected:
         raise ValueError(f"classes must have {expected} names for this model, got {len(classes)}: {', '.join(classes)}")
     contents = {
         "classes": list(classes),
-        "padding": padding,
+        "windows": [window._asdict() for window in windows],
         "layers": [{"shape": w.shape, "weights": _base64(w), "bias": _base64(b)} for w, b in layers],
     }
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
@@ -70,30 +70,46 @@ def _read_layers(params: Params) -> Layers:
     ]
 
 
-def _find_padding(layers: Layers, model: Model, params: Params) -> str:
-    """Return the padding that reproduces the model's logits on random images.
+def _find_windows(layers: Layers, model: Model, params: Params) -> tuple[Window, ...]:
+    """Return the convolutions' windows that reproduce the model's logits on random images.
 
     The comparison also checks that the model is a supported chain of layers, which its parameters do not show.
     """
     x = np.random.default_rng(0).random((16, SIDE * SIDE), np.float32) ** 2
-    logits_by_padding = {}
-    for padding in ("SAME", "VALID"):
-        with contextlib.suppress(ValueError):  # with this padding the shapes do not match
-            logits_by_padding[padding] = _logits(layers, padding, x)
-    with jax.default_matmul_precision("highest"):
-        wanted: Any = np.asarray(model.apply(params, jnp.asarray(x))) if logits_by_padding else None
-    for padding, logits in logits_by_padding.items():
-        if logits.shape == wanted.shape and np.allclose(logits, wanted, rtol=0, atol=1e-4 * max(1, abs(wanted).max())):
-            return padding
+    try:
+        with jax.default_matmul_precision("highest"):
+            wanted = np.asarray(model.apply(params, jnp.asarray(x)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{_SUPPORTED}; the model does not take {SIDE * SIDE} pixels ({error})") from error
+    for windows in _fitting_windows(layers):
+        logits, tolerance = _logits(layers, windows, x), 1e-4 * max(1, abs(wanted).max())
+        if logits.shape == wanted.shape and np.allclose(logits, wanted, rtol=0, atol=tolerance):
+            return windows
     raise ValueError(f"{_SUPPORTED}; a chain of this model's {len(layers)} layers gives different logits")
 
 
-def _logits(layers: Layers, padding: str, x: Float[np.ndarray, "b i"]) -> Float[np.ndarray, "b c"]:
+def _fitting_windows(layers: Layers) -> list[tuple[Window, ...]]:
+    """Return all windows of the convolutions whose last feature map has the size that the first linear layer takes."""
+    shapes = [weights.shape for weights, _ in layers if weights.ndim == 4]
+    linear = next((weights for weights, _ in layers if weights.ndim == 2), None)
+    fitting = []
+    for padding in ("SAME", "VALID"):
+        kinds = [Window(stride, pool, padding) for stride, pool in ((1, 2), (2, 1), (1, 1))]
+        for windows in itertools.product(kinds, repeat=len(shapes)):
+            side, channels = SIDE, 1
+            for shape, window in zip(shapes, windows, strict=True):
+                side, channels = window.outputs(side, shape[2]), shape[0]
+            if side >= 1 and linear is not None and linear.shape[1] == side**2 * channels:
+                fitting.append(windows)
+    return fitting
+
+
+def _logits(layers: Layers, windows: Sequence[Window], x: Float[np.ndarray, "b i"]) -> Float[np.ndarray, "b c"]:
     """Compute the page's logits with NumPy, in float64 as JavaScript does."""
     values = x.astype(np.float64).reshape(-1, 1, SIDE, SIDE)
     for n, (weights, bias) in enumerate(layers):
         if weights.ndim == 4:
-            values = _pool(_convolve(values, weights, padding) + bias[:, None, None])
+            values = _pool(_convolve(values, weights, windows[n]) + bias[:, None, None], windows[n].pool)
         else:
             values = values.reshape(len(values), -1) @ weights.T + bias
         if n < len(layers) - 1:
@@ -102,20 +118,20 @@ def _logits(layers: Layers, padding: str, x: Float[np.ndarray, "b i"]) -> Float[
 
 
 def _convolve(
-    x: Float[np.ndarray, "b i h w"], weights: Float[np.ndarray, "o i k l"], padding: str
+    x: Float[np.ndarray, "b i h w"], weights: Float[np.ndarray, "o i k l"], window: Window
 ) -> Float[np.ndarray, "b o oh ow"]:
-    kernel = weights.shape[2]
-    total = kernel - 1 if padding == "SAME" else 0
+    (stride, _, padding), kernel, side = window, weights.shape[2], x.shape[2]
+    total = max((-(-side // stride) - 1) * stride + kernel - side, 0) if padding == "SAME" else 0
     sides = (total // 2, total - total // 2)
     padded = np.pad(x, ((0, 0), (0, 0), sides, sides))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))
-    return np.einsum("bihwkl,oikl->bohw", windows, weights, optimize=True)
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
+    return np.einsum("bihwkl,oikl->bohw", patches, weights, optimize=True)
 
 
-def _pool(x: Float[np.ndarray, "b c h w"]) -> Float[np.ndarray, "b c oh ow"]:
-    height, width = (side // 2 * 2 for side in x.shape[2:])
-    rows = np.maximum(x[:, :, 0:height:2, :width], x[:, :, 1:height:2, :width])
-    return np.maximum(rows[..., 0::2], rows[..., 1::2])
+def _pool(x: Float[np.ndarray, "b c h w"], pool: int) -> Float[np.ndarray, "b c oh ow"]:
+    b, c, side, _ = x.shape
+    tiles = side // pool
+    return x[:, :, : tiles * pool, : tiles * pool].reshape(b, c, tiles, pool, tiles, pool).max(axis=(3, 5))
 
 
 def _base64(array: np.ndarray) -> str:

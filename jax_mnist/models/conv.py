@@ -1,18 +1,18 @@
 """Convolution and max pooling that are fast on CPU, also inside `lax.scan`; other platforms use plain `jax.lax`."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import P, lax
-from jax.sharding import AxisType
+from jax import lax
 from jaxtyping import Array, Float
 
 from .im2col import Pads, Window, convolve
+from .platforms import per_platform
 
 Padding = str | Sequence[Sequence[int]]
 """Zero padding of an image: "SAME", "VALID" or ((top, bottom), (left, right)) in rows and columns."""
@@ -39,7 +39,7 @@ def conv2d(
     window = Window(stride, _pads(x, kernel, stride, padding))
     if min(window.outputs(x, kernel)) < 1:
         raise ValueError(f"kernel must fit into the image, got {kernel.shape[:2]} in {x.shape[1:3]}, padding {padding}")
-    return _per_platform(convolve, _lax_conv, window, x, kernel)
+    return per_platform(convolve, _lax_conv, window, x, kernel)
 
 
 def max_pool(x: Float[Array, "..."], window: int = 2) -> Float[Array, "b oh ow c"]:
@@ -56,7 +56,7 @@ def max_pool(x: Float[Array, "..."], window: int = 2) -> Float[Array, "b oh ow c
     """
     if x.ndim != 4 or not isinstance(window, int) or not 1 <= window <= min(x.shape[1:3]):
         raise ValueError(f"max_pool needs x [b, h, w, c] and window in 1..min(h, w), got {x.shape} and {window!r}")
-    return _per_platform(_pool, _lax_pool, window, x)
+    return per_platform(_pool, _lax_pool, window, x)
 
 
 class Conv(nnx.Conv):
@@ -114,22 +114,6 @@ def _unsupported(strides: Sequence[int], options: dict[str, Any]) -> list[str]:
     supported = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}
     others = [f"{name}={value!r}" for name, value in options.items() if value not in (None, supported.get(name))]
     return others + ([f"strides {tuple(strides)} that differ"] if len(set(strides)) != 1 else [])
-
-
-@jax.jit(static_argnums=(0, 1, 2))
-def _per_platform(on_cpu: Callable, elsewhere: Callable, window: Any, *arrays: Array) -> Array:
-    # The choice is made when the program is lowered, so that one exported program serves every platform.
-    def compute(*arrays: Array) -> Array:
-        on_cpu_, elsewhere_ = functools.partial(on_cpu, window), functools.partial(elsewhere, window)
-        return lax.platform_dependent(*arrays, cpu=on_cpu_, default=elsewhere_)
-
-    # The batch may be sharded (see `use_mesh`). Each device then cuts its own images into chunks: the partitioner would
-    # send all images to every device for each chunk.
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or set(mesh.axis_types) != {AxisType.Auto} or arrays[0].shape[0] % mesh.size:
-        return compute(*arrays)
-    specs = (P(mesh.axis_names), *[P()] * (len(arrays) - 1))
-    return jax.shard_map(compute, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

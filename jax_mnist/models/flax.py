@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..chapter.from_scratch import check_sizes
 from ..types import Model, Params
-from .conv import Conv, conv_general_dilated, max_pool
+from .batch_last import Window, convolve_and_pool
+from .conv import conv_general_dilated
 
 _STREAMS = nnx.RngState
 _PARAMS = nnx.Not(nnx.Any(_STREAMS, nnx.Intermediate))
@@ -164,33 +165,26 @@ class Cnn(nnx.Module):
 
     def __init__(
         self,
-        filters: Sequence[int],
-        kernels: Sequence[int],
+        convolutions: Sequence[tuple[int, int, Window]],
         hidden: Sequence[int],
         classes: int,
         image_shape: Sequence[int],
-        padding: str,
         rngs: nnx.Rngs,
     ):
         dtype = jnp.result_type(float)
-        channels = zip(itertools.pairwise((image_shape[2], *filters)), kernels, strict=True)
-        self.convolutions = nnx.List(
-            [Conv(i, o, (k, k), padding=padding, param_dtype=dtype, rngs=rngs) for (i, o), k in channels]
-        )
-        height, width = (_pooled_side(side, kernels, padding) for side in image_shape[:2])
-        self.dense = Mlp((height * width * filters[-1], *hidden, classes), rngs)
+        layers, (height, width, channels) = [], image_shape
+        for filters, kernel, window in convolutions:
+            layers.append(nnx.Conv(channels, filters, (kernel, kernel), param_dtype=dtype, rngs=rngs))
+            height, width, channels = window.outputs(height, kernel), window.outputs(width, kernel), filters
+        self.convolutions = nnx.List(layers)
+        self.windows = tuple(window for *_, window in convolutions)
+        self.dense = Mlp((height * width * channels, *hidden, classes), rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
-        for convolution in self.convolutions:
-            x = nnx.relu(max_pool(convolution(x)))
-        return self.dense(x.reshape(x.shape[0], -1))
-
-
-def _pooled_side(side: int, kernels: Sequence[int], padding: str) -> int:
-    """Return an image's side after all convolutions and poolings; below 1 if nothing is left."""
-    for kernel in kernels:
-        side = (side - kernel + 1 if padding == "VALID" else side) // 2
-    return side
+        x = x.transpose(3, 1, 2, 0)  # batch last, as far as the dense layers
+        for layer, window in zip(self.convolutions, self.windows, strict=True):
+            x = nnx.relu(convolve_and_pool(window, x, layer.kernel[...]) + layer.bias[...].reshape(-1, 1, 1, 1))
+        return self.dense(x.transpose(3, 1, 2, 0).reshape(x.shape[3], -1))
 
 
 def flax_mlp(sizes: Sequence[int]) -> Model:
@@ -213,43 +207,56 @@ def _flax_mlp(sizes: tuple[int, ...]) -> Model:
 
 
 def cnn(
-    filters: Sequence[int] = (24, 32),
-    kernels: Sequence[int] = (5, 3),
-    hidden: Sequence[int] = (256,),
+    filters: Sequence[int] = (16, 48, 64),
+    kernels: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+    pools: Sequence[int] | None = None,
+    hidden: Sequence[int] = (),
     classes: int = 10,
     image_shape: Sequence[int] = (28, 28, 1),
-    padding: str = "SAME",
+    padding: str = "VALID",
 ) -> Model:
-    """Return a small convolutional net: a convolution, 2x2 max pooling and a ReLU per filter count, then linear layers.
+    """Return a small convolutional net: convolutions, each with max pooling and a ReLU, then linear layers.
 
-    `filters` are the numbers of output channels of the convolutions and `kernels` the sides of their kernels; `hidden`
-    are the sizes of the linear layers before the last one, which has `classes` outputs; `padding` is "SAME" or "VALID".
-    x is flat, [b, h*w*c] for `image_shape` (h, w, c). The same arguments return the same Model, so that it compiles
-    once. With "VALID" the defaults are the net of a published recipe that reaches 99% in one epoch;
-    `docs/hyperparameters.md` says how it is trained best. Raises ValueError if nothing is left after the poolings, for
-    sizes below 1, and for another padding.
+    `filters` are the numbers of output channels of the convolutions. For each of them, `kernels` has the side of the
+    kernel, by default 5, 4, 3, 3 and so on, `strides` its stride, by default 1, 2, 1, 1, and `pools` the side of the
+    max pooling after it, by default 2, 1, 1, where 1 is none. `padding` is "SAME" or "VALID", for all of them. `hidden`
+    are the sizes of the linear layers before the last one, which has `classes` outputs. x is flat, [b, h*w*c] for
+    `image_shape` (h, w, c). The same arguments return the same Model, so that it compiles once.
+    `docs/hyperparameters.md` says how the defaults were chosen and how they are trained best. Raises ValueError if
+    nothing is left after the convolutions, for sizes below 1, and for another padding.
 
     >>> params = cnn().init(jax.random.key(0))
     >>> params["convolutions"][0]["kernel"].shape, params["dense"]["layers"][0]["kernel"].shape
-    ((5, 5, 1, 24), (1568, 256))
+    ((5, 5, 1, 16), (576, 10))
     """
-    filters, kernels, hidden, image_shape = (
-        tuple(map(operator.index, sizes)) for sizes in (filters, kernels, hidden, image_shape)
+    count = len(filters)
+    kernels = (5, 4, *[3] * count)[:count] if kernels is None else kernels
+    strides = (1, 2, *[1] * count)[:count] if strides is None else strides
+    pools = (2, *[1] * count)[:count] if pools is None else pools
+    filters, kernels, strides, pools, hidden, image_shape = (
+        tuple(map(operator.index, sizes)) for sizes in (filters, kernels, strides, pools, hidden, image_shape)
     )
-    sizes = (*filters, *kernels, *hidden, classes, *image_shape)
-    if not filters or len(filters) != len(kernels) or any(size < 1 for size in sizes) or len(image_shape) != 3:
+    sizes = (*filters, *kernels, *strides, *pools, *hidden, classes, *image_shape)
+    lengths = {len(filters), len(kernels), len(strides), len(pools)}
+    if not filters or len(lengths) != 1 or any(size < 1 for size in sizes) or len(image_shape) != 3:
         raise ValueError(
-            f"cnn must have one kernel for each of its filters and positive sizes, got filters={filters}, "
-            f"kernels={kernels}, hidden={hidden}, classes={classes}, image_shape={image_shape}"
+            "cnn must have one kernel, stride and pool for each of its filters and positive sizes, got "
+            f"filters={filters}, kernels={kernels}, strides={strides}, pools={pools}, hidden={hidden}, "
+            f"classes={classes}, image_shape={image_shape}"
         )
     if padding not in ("SAME", "VALID"):
         raise ValueError(f'padding must be "SAME" or "VALID", got {padding!r}')
-    if _pooled_side(min(image_shape[:2]), kernels, padding) < 1:
-        raise ValueError(f"{len(filters)} convolutions and poolings leave nothing of an image of {image_shape[:2]}")
-    return _cnn(filters, kernels, hidden, int(classes), image_shape, padding)
+    windows = [Window(stride, pool, padding) for stride, pool in zip(strides, pools, strict=True)]
+    side = min(image_shape[:2])
+    for kernel, window in zip(kernels, windows, strict=True):
+        side = window.outputs(side, kernel)
+        if side < 1:
+            raise ValueError(f"{count} convolutions and poolings leave nothing of an image of {image_shape[:2]}")
+    return _cnn(tuple(zip(filters, kernels, windows, strict=True)), hidden, int(classes), image_shape)
 
 
 @functools.cache
 def _cnn(*arguments: Any) -> Model:
-    image_shape = arguments[4]
+    image_shape = arguments[3]
     return from_flax(functools.partial(Cnn, *arguments), image_shape)
