@@ -185,7 +185,7 @@ def primitives(jaxpr):
 
 
 @pytest.mark.parametrize(
-    "model", [flax_mlp((784, 4, 1)), cnn((2,), (3,), ()), DROPPED.model], ids=["flax_mlp", "cnn", "dropout"]
+    "model", [flax_mlp((784, 4, 1)), cnn((2,), (3,)), DROPPED.model], ids=["flax_mlp", "cnn", "dropout"]
 )
 def test_apply_has_no_random_primitive(model):
     """Exporters such as jax2onnx refuse them."""
@@ -198,7 +198,7 @@ def test_apply_has_no_random_primitive(model):
         assert any("random" in name for name in primitives(jaxpr))
 
 
-@pytest.mark.parametrize("model", [flax_mlp((784, 4, 1)), cnn((2,), (3,), ())], ids=["flax_mlp", "cnn"])
+@pytest.mark.parametrize("model", [flax_mlp((784, 4, 1)), cnn((2,), (3,))], ids=["flax_mlp", "cnn"])
 @pytest.mark.slow
 def test_parameters_are_float64_in_x64_mode_even_if_the_model_is_older(model, x64):
     params = model.init(jax.random.key(0))

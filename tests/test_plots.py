@@ -187,11 +187,11 @@ def test_lines_differ_by_color_and_by_dashes(plot):
 def test_run_is_drawn_without_pyplot(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     labels = np.arange(40, dtype=np.int32) % 2
-    logits = np.where(labels, 1.0, -1.0)[:, None]
-    logits[:3] *= -1
+    predicted = labels.copy()
+    predicted[:3] = 1 - predicted[:3]
     drawn, predictions = [], plots.predictions
     monkeypatch.setattr(plots, "predictions", lambda *args, ax: drawn.append(predictions(*args, ax=ax)) or ax)
     valid = Dataset(np.zeros((40, 28, 28), np.uint8), labels)
-    draw_run(tmp_path, HISTORY, logits, valid, ("7", "3"))
+    draw_run(tmp_path, HISTORY, predicted, valid, ("7", "3"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "predictions.png"]
     assert [text.get_text() for text in drawn[0].texts][:5] == ["3, not 7", "7, not 3", "3, not 7", "3", "7"]

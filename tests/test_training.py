@@ -182,9 +182,9 @@ CONSTRUCTORS = {
     "std": [lambda: mlp((784, 9, 1), 1.0), lambda: mlp([784, 9, 1], std=1.0)],
     "flax_mlp": [lambda: flax_mlp((784, 9, 1)), lambda: flax_mlp([784, 9, 1]), lambda: flax_mlp(sizes=(784, 9, 1))],
     "cnn": [
-        lambda: cnn((2, 2), hidden=(), classes=1),
-        lambda: cnn([2, 2], [5, 3], [], 1),
-        lambda: cnn(filters=(2, 2), kernels=(5, 3), hidden=(), classes=1, image_shape=[28, 28, 1], padding="SAME"),
+        lambda: cnn((2, 2), classes=1),
+        lambda: cnn([2, 2], [5, 4], [1, 2], [2, 1], [], 1),
+        lambda: cnn(filters=(2, 2), kernels=(5, 4), hidden=(), classes=1, image_shape=[28, 28, 1], padding="VALID"),
     ],
     "from_flax": [lambda: from_flax(SMALL), lambda: from_flax(make=SMALL, input_shape=None)],
     "mixed_precision": [
@@ -299,7 +299,7 @@ def test_vmapped_epochs_are_the_single_ones(tiny):
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states())
     many, losses = jax.vmap(lambda state: train_epoch(LEARNER, state, tiny.train))(stacked)
-    metrics = jax.vmap(lambda params: evaluate_params(LEARNER.model, mnist_loss, params, tiny.valid))(many.params)
+    metrics = jax.vmap(lambda params: evaluate_params(LEARNER.model, mnist_loss, params, tiny.valid)[0])(many.params)
     for i, state in enumerate(states()):
         one, loss = train_epoch(LEARNER, state, tiny.train)
         np.testing.assert_allclose(losses[i], loss, rtol=1e-5)

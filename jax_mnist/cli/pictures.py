@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ..files import atomic_write
-from ..metrics import predicted_labels
 from ..types import Dataset, History
 
 
@@ -32,12 +31,15 @@ def import_plots() -> Any:
     return plots
 
 
-def draw_run(out: Path, history: History, logits: Any, valid: Dataset, classes: tuple[str, ...]) -> None:
-    """Draw curves.png, losses and accuracy per epoch, and predictions.png, forty images with the errors first."""
+def draw_run(out: Path, history: History, predicted: Any, valid: Dataset, classes: tuple[str, ...]) -> None:
+    """Draw curves.png, losses and accuracy per epoch, and predictions.png, forty images with the errors first.
+
+    `predicted` are the predicted labels of the validation images, int [n].
+    """
     plots = import_plots()
     with picture(out / "curves.png") as ax:
         plots.curves(history, ax)
-    predicted = np.asarray(predicted_labels(logits))
+    predicted = np.asarray(predicted)
     wrong = np.flatnonzero(predicted != valid.labels)[:20]
     right = np.flatnonzero(predicted == valid.labels)
     some = right[np.linspace(0, len(right) - 1, min(40 - len(wrong), len(right)), dtype=int)]

@@ -1,5 +1,6 @@
 """`train`: the training script, from a preset to a trained model on disk."""
 
+import concurrent.futures
 import dataclasses
 import threading
 import time
@@ -16,12 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from ..analysis import ensemble_labels, predict_logits, summarize
+from ..analysis import ensemble_labels, summarize
 from ..data.load import known_names
 from ..files import make_writable
 from ..recipes import RECIPES, make_learner, make_schedule, read_data
 from ..runs import Progress, best_record, restore_progress, run_settings, save_progress, write_results
 from ..training.ema import evaluation_params
+from ..training.evaluation import evaluate_params
 from ..training.loop import fit_epochs, init_state
 from ..training.mesh import replicate, to_local
 from ..training.nan_guard import describe_divergence, is_finite
@@ -107,18 +109,20 @@ def train(config: TrainConfig) -> int:
     directory = config.resume or config.out
     make_writable(directory)
 
-    # The pictures need matplotlib: a thread imports it, which takes half a second, while XLA compiles.
-    if is_first:
-        threading.Thread(target=import_plots).start()
-
-    # Data.
+    # Data, read by a thread while JAX compiles its first programs.
     start = time.perf_counter()
-    splits, classes = read_data(recipe.dataset, config.hold_out)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        reading = pool.submit(read_data, recipe.dataset, config.hold_out)
+        key = jax.random.key(config.seed)
+        splits, classes = reading.result()
     seconds = {"data": time.perf_counter() - start}
 
     # Learner.
     learner = make_learner(recipe, len(splits.train), len(classes))
-    state = init_state(jax.random.key(config.seed), learner)
+    state = init_state(key, learner)
+    # The pictures need matplotlib: a thread imports it while XLA compiles the loop.
+    if is_first:
+        threading.Thread(target=import_plots).start()
     progress = Progress(state, best=None if config.patience is None else state)
     settings = run_settings(
         recipe,
@@ -208,8 +212,9 @@ def train(config: TrainConfig) -> int:
         options = {name: value for name, value in dataclasses.asdict(config).items() if name != "recipe"}
         facts = {"classes": classes, "train_count": len(splits.train)}
         write_results(directory, params, records, recipe._asdict() | options | facts, result)
-        logits = predict_logits(learner.model, params, splits.valid)
-        draw_run(directory, History.from_records(records), logits, splits.valid, classes)
+        # The program that evaluated the epochs, so that none is compiled for the pictures.
+        _, predicted = evaluate_params(learner.model, learner.loss_fn, params, splits.valid, mesh=None)
+        draw_run(directory, History.from_records(records), predicted, splits.valid, classes)
     console.print(_describe_result(result, directory))
     if result.get("accuracy_mean", kept.accuracy) < config.target_accuracy:
         console.print(f"target accuracy {config.target_accuracy} missed", style="red")

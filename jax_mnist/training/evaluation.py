@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
 from ..data.batches import check_batch_size, map_batches
-from ..metrics import correct
+from ..metrics import predicted_labels
 from ..types import Batch, Dataset, Learner, LossFunction, Metrics, Model, Params
 from .mesh import replicate
 
@@ -38,7 +39,7 @@ def evaluate(
     """
     check_model_and_data(learner.model, learner.loss_fn, params, dataset, batch_size)
     params, dataset = replicate((params, dataset), mesh)
-    return evaluate_params(learner.model, learner.loss_fn, params, dataset, batch_size=batch_size, mesh=mesh)
+    return evaluate_params(learner.model, learner.loss_fn, params, dataset, batch_size=batch_size, mesh=mesh)[0]
 
 
 @jax.jit(static_argnames=("model", "loss_fn", "batch_size", "mesh"))
@@ -50,15 +51,19 @@ def evaluate_params(
     *,
     batch_size: int = EVALUATION_BATCH_SIZE,
     mesh: Mesh | None = None,
-) -> Metrics:
-    """Evaluate as one compiled program, which `vmap` and `jit` can trace; nothing is checked."""
+) -> tuple[Metrics, Int[Array, " n"]]:
+    """Return the metrics and the predicted labels from one compiled program, which `vmap` and `jit` can trace.
 
-    def evaluate_batch(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    Nothing is checked.
+    """
+
+    def evaluate_batch(batch: Batch) -> tuple[Array, Array]:
         logits = model.apply(params, batch.x)
-        return loss_fn(logits, batch.y), correct(logits, batch.y)
+        return loss_fn(logits, batch.y), predicted_labels(logits)
 
-    losses, hits = map_batches(evaluate_batch, dataset, batch_size, mesh)
-    return Metrics(jnp.mean(losses), jnp.mean(hits), jnp.asarray(len(dataset), jnp.int32))
+    losses, predicted = map_batches(evaluate_batch, dataset, batch_size, mesh)
+    accuracy = jnp.mean(predicted == dataset.labels)
+    return Metrics(jnp.mean(losses), accuracy, jnp.asarray(len(dataset), jnp.int32)), predicted
 
 
 def check_model_and_data(

@@ -135,7 +135,7 @@ def train_many(
 @jax.jit(static_argnames=("model", "loss_fn"))
 def evaluate_many(model: Model, loss_fn: LossFunction, stacked_params: Params, dataset: Dataset) -> Metrics:
     """Evaluate stacked parameters: `evaluate` under `vmap`, Metrics with arrays [k]."""
-    return jax.vmap(lambda params: evaluate_params(model, loss_fn, params, dataset))(stacked_params)
+    return jax.vmap(lambda params: evaluate_params(model, loss_fn, params, dataset)[0])(stacked_params)
 
 
 def _fit_chunk(

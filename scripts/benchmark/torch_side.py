@@ -41,13 +41,14 @@ def version() -> str:
 
 
 def make_learner(task: Task) -> TorchLearner:
-    """Return the task's SGD on a module with its parameters: convolutions with pooling and ReLU, then linear layers."""
+    """Return the task's SGD on a module with its parameters: those of a dense net or of our `cnn`."""
     arrays = [torch.from_numpy(array) for array in to_state_dict(task.state.params).values()]
     weights = [array for array in arrays if array.ndim > 1]
     kernels = [weight.shape for weight in weights if weight.ndim == 4]
     layers = [nn.Unflatten(1, (1, 28, 28))] if kernels else []
-    for o, i, height, width in kernels:
-        layers += [nn.Conv2d(i, o, (height, width), padding="same"), nn.MaxPool2d(2), nn.ReLU()]
+    for n, (o, i, height, width) in enumerate(kernels):
+        layers += [nn.Conv2d(i, o, (height, width), stride=2 if n == 1 else 1)]
+        layers += [nn.MaxPool2d(2), nn.ReLU()] if n == 0 else [nn.ReLU()]
     layers += [nn.Flatten()] if kernels else []
     for o, i in (weight.shape for weight in weights[len(kernels) :]):
         layers += [nn.Linear(i, o), nn.ReLU()]
