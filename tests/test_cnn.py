@@ -17,17 +17,21 @@ def test_parameter_shapes():
     shapes = jax.tree.map(jnp.shape, params)
     assert shapes == {
         "convolutions": {
-            0: {"kernel": (5, 5, 1, 16), "bias": (16,)},
-            1: {"kernel": (4, 4, 16, 48), "bias": (48,)},
-            2: {"kernel": (3, 3, 48, 64), "bias": (64,)},
+            0: {"kernel": (5, 5, 1, 24), "bias": (24,)},
+            1: {"kernel": (4, 4, 24, 64), "bias": (64,)},
+            2: {"kernel": (3, 3, 64, 96), "bias": (96,)},
         },
         "dense": {
             "layers": {
-                0: {"kernel": (3 * 3 * 64, 30), "bias": (30,)},
+                0: {"kernel": (3 * 3 * 96, 30), "bias": (30,)},
                 1: {"kernel": (30, 10), "bias": (10,)},
             }
         },
     }
+
+
+def hard_swish(x):
+    return x * jnp.clip(x / 6 + 0.5, 0, 1)
 
 
 def written_out(params, pixels, strides, pools, padding):
@@ -39,9 +43,9 @@ def written_out(params, pixels, strides, pools, padding):
         x = x + layer["bias"].reshape(1, 1, 1, -1)
         tile = (1, pool, pool, 1)
         x = jax.lax.reduce_window(x, -np.inf, jax.lax.max, tile, tile, "VALID")
-        x = jnp.maximum(x, 0)
+        x = hard_swish(x)
     hidden, last = params["dense"]["layers"].values()
-    x = jnp.maximum(x.reshape(len(x), -1) @ hidden["kernel"] + hidden["bias"].reshape(1, -1), 0)
+    x = hard_swish(x.reshape(len(x), -1) @ hidden["kernel"] + hidden["bias"].reshape(1, -1))
     return x @ last["kernel"] + last["bias"].reshape(1, -1)
 
 

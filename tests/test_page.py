@@ -102,7 +102,10 @@ MODELS = {
     "flax_mlp": (lambda: flax_mlp((784, 40, 20, 10)), TEN),
     "cnn": (lambda: cnn((4, 6, 8), hidden=(16,)), TEN),
     "cnn SAME, stride 2": (lambda: cnn((4, 6), (4, 3), (2, 2), (1, 1), padding="SAME"), TEN),
-    "cnn SAME, pooled": (lambda: cnn((4, 6), (4, 3), (1, 1), (2, 2), padding="SAME"), TEN),
+    "cnn SAME, pooled, ReLU": (
+        lambda: cnn((4, 6), (4, 3), (1, 1), (2, 2), padding="SAME", activation=jax.nn.relu),
+        TEN,
+    ),
     "no bias": (lambda: from_flax(lambda rngs: nnx.Linear(784, 3, use_bias=False, rngs=rngs)), ("a", "</script>", "é")),
 }
 

@@ -3,7 +3,7 @@
 import base64
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -18,9 +18,15 @@ from .pytorch import to_state_dict
 
 SIDE = 28
 _SUPPORTED = (
-    "the page supports linear layers with ReLUs between them, after any number of convolutions with a ReLU, each with "
-    f"2x2 max pooling, with stride 2 or with neither, for {SIDE}x{SIDE} gray pixels: linear, mlp, flax_mlp and cnn"
+    "the page supports linear layers after any number of convolutions, each with 2x2 max pooling, with stride 2 or "
+    "with neither, and a ReLU or a hard swish after every layer but the last, "
+    f"for {SIDE}x{SIDE} gray pixels: linear, mlp, flax_mlp and cnn"
 )
+
+_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "hardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+}
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 """Weights [o, i] or [o, i, k, k], and bias [o]: PyTorch's layout, which the page's JavaScript reads in order."""
@@ -43,12 +49,13 @@ def export_page(path: str | Path, model: Model, params: Params, classes: Sequenc
     True
     """
     layers = _read_layers(params)
-    windows = _find_windows(layers, model, params)
+    activation, windows = _find_structure(layers, model, params)
     expected = max(len(layers[-1][1]), 2)
     if len(classes) != expected:
         raise ValueError(f"classes must have {expected} names for this model, got {len(classes)}: {', '.join(classes)}")
     contents = {
         "classes": list(classes),
+        "activation": activation,
         "windows": [window._asdict() for window in windows],
         "layers": [{"shape": w.shape, "weights": _base64(w), "bias": _base64(b)} for w, b in layers],
     }
@@ -70,8 +77,8 @@ def _read_layers(params: Params) -> Layers:
     ]
 
 
-def _find_windows(layers: Layers, model: Model, params: Params) -> tuple[Window, ...]:
-    """Return the convolutions' windows that reproduce the model's logits on random images.
+def _find_structure(layers: Layers, model: Model, params: Params) -> tuple[str, tuple[Window, ...]]:
+    """Return the activation, and the convolutions' windows, that reproduce the model's logits on random images.
 
     The comparison also checks that the model is a supported chain of layers, which its parameters do not show.
     """
@@ -81,10 +88,10 @@ def _find_windows(layers: Layers, model: Model, params: Params) -> tuple[Window,
             wanted = np.asarray(model.apply(params, jnp.asarray(x)))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{_SUPPORTED}; the model does not take {SIDE * SIDE} pixels ({error})") from error
-    for windows in _fitting_windows(layers):
-        logits, tolerance = _logits(layers, windows, x), 1e-4 * max(1, abs(wanted).max())
+    for activation, windows in itertools.product(_ACTIVATIONS, _fitting_windows(layers)):
+        logits, tolerance = _logits(layers, activation, windows, x), 1e-4 * max(1, abs(wanted).max())
         if logits.shape == wanted.shape and np.allclose(logits, wanted, rtol=0, atol=tolerance):
-            return windows
+            return activation, windows
     raise ValueError(f"{_SUPPORTED}; a chain of this model's {len(layers)} layers gives different logits")
 
 
@@ -104,7 +111,9 @@ def _fitting_windows(layers: Layers) -> list[tuple[Window, ...]]:
     return fitting
 
 
-def _logits(layers: Layers, windows: Sequence[Window], x: Float[np.ndarray, "b i"]) -> Float[np.ndarray, "b c"]:
+def _logits(
+    layers: Layers, activation: str, windows: Sequence[Window], x: Float[np.ndarray, "b i"]
+) -> Float[np.ndarray, "b c"]:
     """Compute the page's logits with NumPy, in float64 as JavaScript does."""
     values = x.astype(np.float64).reshape(-1, 1, SIDE, SIDE)
     for n, (weights, bias) in enumerate(layers):
@@ -113,7 +122,7 @@ def _logits(layers: Layers, windows: Sequence[Window], x: Float[np.ndarray, "b i
         else:
             values = values.reshape(len(values), -1) @ weights.T + bias
         if n < len(layers) - 1:
-            values = np.maximum(values, 0)
+            values = _ACTIVATIONS[activation](values)
     return values
 
 

@@ -18,6 +18,9 @@ from ..types import Model, Params
 from .batch_last import Window, convolve_and_pool
 from .conv import conv_general_dilated
 
+Activation = Callable[[Array], Array]
+"""A function of every number of an array, such as `nnx.relu`."""
+
 _STREAMS = nnx.RngState
 _PARAMS = nnx.Not(nnx.Any(_STREAMS, nnx.Intermediate))
 
@@ -147,21 +150,22 @@ def _update_of(path: Any, is_statistic: bool, before: Array, after: Array) -> Ar
 
 
 class Mlp(nnx.Module):
-    """Linear layers with ReLUs between them: x [b, sizes[0]] -> logits [b, sizes[-1]]."""
+    """Linear layers with an activation between them: x [b, sizes[0]] -> logits [b, sizes[-1]]."""
 
-    def __init__(self, sizes: Sequence[int], rngs: nnx.Rngs):
+    def __init__(self, sizes: Sequence[int], activation: Activation, rngs: nnx.Rngs):
         dtype = jnp.result_type(float)  # float64 if JAX's x64 mode is on when the parameters are made
         self.layers = nnx.List([nnx.Linear(i, o, param_dtype=dtype, rngs=rngs) for i, o in itertools.pairwise(sizes)])
+        self.activation = activation
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b c"]:
         *hidden, last = self.layers
         for layer in hidden:
-            x = nnx.relu(layer(x))
+            x = self.activation(layer(x))
         return last(x)
 
 
 class Cnn(nnx.Module):
-    """Convolutions with max pooling and ReLU, then linear layers: x [b, h, w, c] -> logits [b, classes]."""
+    """Convolutions with max pooling, then linear layers: x [b, h, w, c] -> logits [b, classes]."""
 
     def __init__(
         self,
@@ -169,6 +173,7 @@ class Cnn(nnx.Module):
         hidden: Sequence[int],
         classes: int,
         image_shape: Sequence[int],
+        activation: Activation,
         rngs: nnx.Rngs,
     ):
         dtype = jnp.result_type(float)
@@ -178,12 +183,14 @@ class Cnn(nnx.Module):
             height, width, channels = window.outputs(height, kernel), window.outputs(width, kernel), filters
         self.convolutions = nnx.List(layers)
         self.windows = tuple(window for *_, window in convolutions)
-        self.dense = Mlp((height * width * channels, *hidden, classes), rngs)
+        self.dense = Mlp((height * width * channels, *hidden, classes), activation, rngs)
+        self.activation = activation
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
         x = x.transpose(3, 1, 2, 0)  # batch last, as far as the dense layers
         for layer, window in zip(self.convolutions, self.windows, strict=True):
-            x = nnx.relu(convolve_and_pool(window, x, layer.kernel[...]) + layer.bias[...].reshape(-1, 1, 1, 1))
+            x = convolve_and_pool(window, x, layer.kernel[...]) + layer.bias[...].reshape(-1, 1, 1, 1)
+            x = self.activation(x)
         return self.dense(x.transpose(3, 1, 2, 0).reshape(x.shape[3], -1))
 
 
@@ -203,11 +210,11 @@ def flax_mlp(sizes: Sequence[int]) -> Model:
 
 @functools.cache
 def _flax_mlp(sizes: tuple[int, ...]) -> Model:
-    return from_flax(functools.partial(Mlp, sizes))
+    return from_flax(functools.partial(Mlp, sizes, nnx.relu))
 
 
 def cnn(
-    filters: Sequence[int] = (16, 48, 64),
+    filters: Sequence[int] = (24, 64, 96),
     kernels: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
     pools: Sequence[int] | None = None,
@@ -215,20 +222,21 @@ def cnn(
     classes: int = 10,
     image_shape: Sequence[int] = (28, 28, 1),
     padding: str = "VALID",
+    activation: Activation = nnx.hard_swish,
 ) -> Model:
-    """Return a small convolutional net: convolutions, each with max pooling and a ReLU, then linear layers.
+    """Return a small convolutional net: convolutions with max pooling, then linear layers.
 
     `filters` are the numbers of output channels of the convolutions. For each of them, `kernels` has the side of the
     kernel, by default 5, 4, 3, 3 and so on, `strides` its stride, by default 1, 2, 1, 1, and `pools` the side of the
     max pooling after it, by default 2, 1, 1, where 1 is none. `padding` is "SAME" or "VALID", for all of them. `hidden`
-    are the sizes of the linear layers before the last one, which has `classes` outputs. x is flat, [b, h*w*c] for
-    `image_shape` (h, w, c). The same arguments return the same Model, so that it compiles once.
-    `docs/hyperparameters.md` says how the defaults were chosen and how they are trained best. Raises ValueError if
-    nothing is left after the convolutions, for sizes below 1, and for another padding.
+    are the sizes of the linear layers before the last one, which has `classes` outputs. `activation` follows every
+    layer but the last. x is flat, [b, h*w*c] for `image_shape` (h, w, c). The same arguments return the same Model, so
+    that it compiles once. `docs/hyperparameters.md` says how the defaults were chosen and how they are trained best.
+    Raises ValueError if nothing is left after the convolutions, for sizes below 1, and for another padding.
 
     >>> params = cnn().init(jax.random.key(0))
     >>> params["convolutions"][0]["kernel"].shape, params["dense"]["layers"][0]["kernel"].shape
-    ((5, 5, 1, 16), (576, 10))
+    ((5, 5, 1, 24), (864, 10))
     """
     count = len(filters)
     kernels = (5, 4, *[3] * count)[:count] if kernels is None else kernels
@@ -253,7 +261,7 @@ def cnn(
         side = window.outputs(side, kernel)
         if side < 1:
             raise ValueError(f"{count} convolutions and poolings leave nothing of an image of {image_shape[:2]}")
-    return _cnn(tuple(zip(filters, kernels, windows, strict=True)), hidden, int(classes), image_shape)
+    return _cnn(tuple(zip(filters, kernels, windows, strict=True)), hidden, int(classes), image_shape, activation)
 
 
 @functools.cache

@@ -17,6 +17,7 @@ import optax
 
 from jax_mnist import Learner, Model, Splits, cnn, fit, fit_many, from_flax, init_state, load, mlp, speedrun
 from jax_mnist.losses import mnist_loss, softmax_cross_entropy
+from jax_mnist.recipes import RECIPES, make_learner
 from jax_mnist.training.sweeps import evaluate_many, init_many, train_many
 
 from .jax_side import Task, epoch_side, make_task, steps_side
@@ -44,6 +45,9 @@ CONTESTS: dict[str, Callable[[Setup], Contest]] = {
     # The net, batch size, optimizer and schedule of PyTorch's record recipe.
     "cnn_epoch": lambda setup: cnn_epoch(setup),
     "cnn_plain": lambda setup: cnn_plain(setup),
+    # An epoch of the presets with convolutions.
+    "mnist_cnn": lambda setup: preset_epoch(setup, "mnist-cnn"),
+    "mnist_cnn_augmented": lambda setup: preset_epoch(setup, "mnist-cnn-augmented"),
     # From random weights to the accuracy, first with the data in memory, then as processes from the prompt.
     "fastest": lambda setup: fastest(setup),
     "whole_process": lambda setup: whole_process(setup),
@@ -90,7 +94,7 @@ def cnn_epoch(setup: Setup) -> Contest:
 
 def record_net() -> Model:
     """Return the record recipe's net as a `cnn`."""
-    return cnn((24, 32), (5, 3), strides=(1, 1), pools=(2, 2), hidden=(256,))
+    return cnn((24, 32), (5, 3), strides=(1, 1), pools=(2, 2), hidden=(256,), activation=jax.nn.relu)
 
 
 def record_epoch(setup: Setup, name: str, model: Model, splits: Splits) -> Side:
@@ -122,6 +126,18 @@ def cnn_plain(setup: Setup) -> Contest:
     models = {"JAX, cnn()": record_net(), "JAX, the same net of nnx.Conv and nnx.max_pool": plain}
     sides = [record_epoch(setup, name, model, splits) for name, model in models.items()]
     return Contest("ten batches of the record recipe's net", "run", sides, 0.3)
+
+
+def preset_epoch(setup: Setup, name: str) -> Contest:
+    """Compare an epoch of a preset: the same net, optimizers, schedule and augmentation."""
+    recipe, splits = RECIPES[name], some_digits(5_120 if setup.quick else 60_000)
+    learner = make_learner(recipe, len(splits.train), 10)
+    task = Task(learner, recipe.learning_rate, init_state(jax.random.key(0), learner), splits, setup.platform)
+    sides = [epoch_side(task, f"JAX, {name}")]
+    if torch_side:
+        settings = torch_side.fastest_preset(recipe, splits, setup.platform, setup.compiled)
+        sides.append(torch_side.preset_side(recipe, splits, setup.platform, settings))
+    return Contest(f"the preset {name}", "epoch", sides, 0.7 if setup.quick else 0.99)
 
 
 def fastest(setup: Setup) -> Contest:

@@ -71,6 +71,76 @@ def train_record(seed: int, x: Any, y: Any, channels_last: bool = False, compile
     return net
 
 
+class Preset(NamedTuple):
+    """The net of the presets with convolutions, and its training."""
+
+    net: Any
+    matrices: list[tuple[Any, Any]]
+    """The weights of each convolution, [o, i, k, k], and the same as the matrix [o, i*k*k] that Muon asks for."""
+    optimizers: list[Any]
+    schedules: list[Any]
+
+
+def make_preset(filters: Sequence[int], rate: float, betas: tuple[float, float], steps: int) -> Preset:
+    """Return our `cnn` and its training: Muon for convolutions, Adam for the rest, a linear schedule."""
+    f, g, h = filters
+    convolutions = nn.Conv2d(1, f, 5), nn.Conv2d(f, g, 4, stride=2), nn.Conv2d(g, h, 3)
+    first, second, third = convolutions
+    layers = first, nn.MaxPool2d(2), nn.Hardswish(), second, nn.Hardswish(), third, nn.Hardswish()
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(9 * h, 10))
+    matrices = [(layer.weight, nn.Parameter(layer.weight.detach().flatten(1).clone())) for layer in convolutions]
+    others = [layer.bias for layer in convolutions] + list(net[-1].parameters())
+    muon = torch.optim.Muon(
+        [matrix for _, matrix in matrices], rate, weight_decay=0, momentum=0.9, adjust_lr_fn="match_rms_adamw"
+    )
+    adam = torch.optim.Adam(others, rate, betas, fused=True)
+    rise = 0.1 * steps
+
+    def schedule(step: int) -> float:
+        return max(min(0.1 + 0.9 * step / rise, (steps - step) / (steps - rise)), 0)
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in (muon, adam)]
+    return Preset(net, matrices, [muon, adam], schedules)
+
+
+def train_preset(preset: Preset, forward: Any, batches: Iterable[Any], shift: int, rotation: float) -> None:
+    """Train on batches of x [b, 1, 28, 28] and y [b], each image shifted and rotated at random."""
+    for images, labels in batches:
+        images = shifted(rotated(images, rotation), shift)
+        loss = nn.functional.cross_entropy(forward(images), labels, label_smoothing=0.1)
+        preset.net.zero_grad()
+        loss.backward()
+        for weights, matrix in preset.matrices:
+            matrix.grad = weights.grad.flatten(1)
+        for step in (*preset.optimizers, *preset.schedules):
+            step.step()
+        with torch.no_grad():
+            for weights, matrix in preset.matrices:
+                weights.copy_(matrix.view_as(weights))
+
+
+def rotated(images: Any, degrees: float) -> Any:
+    """Rotate each image [b, 1, 28, 28] by a random angle up to `degrees`."""
+    if not degrees:
+        return images
+    angles = torch.deg2rad(degrees * (2 * torch.rand(len(images), device=images.device) - 1))
+    zeros = torch.zeros_like(angles)
+    rows = (angles.cos(), -angles.sin(), zeros), (angles.sin(), angles.cos(), zeros)
+    matrices = torch.stack([torch.stack(row, 1) for row in rows], 1)
+    grid = nn.functional.affine_grid(matrices, images.shape, align_corners=False)
+    return nn.functional.grid_sample(images, grid, align_corners=False)
+
+
+def shifted(images: Any, most: int) -> Any:
+    """Shift each image [b, 1, 28, 28] by random whole pixels, at most `most` in each direction."""
+    b, _, height, width = images.shape
+    padded = nn.functional.pad(images, (most,) * 4)[:, 0]
+    corners = torch.randint(0, 2 * most + 1, (2, b, 1, 1), device=images.device)
+    rows = corners[0] + torch.arange(height, device=images.device).view(-1, 1)
+    columns = corners[1] + torch.arange(width, device=images.device)
+    return padded[torch.arange(b, device=images.device).view(-1, 1, 1), rows, columns].unsqueeze(1)
+
+
 def train(forward: Any, loss_fn: Any, optimizer: Any, batches: Iterable[Any], schedule: Any = None) -> list[float]:
     """Take a step for each batch; return the losses before the steps."""
     losses = []

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_mnist import Dataset, Splits, to_state_dict
+from jax_mnist.recipes import Recipe
 
 from . import torch_scripts
 from .jax_side import Task
@@ -48,10 +49,10 @@ def make_learner(task: Task) -> TorchLearner:
     layers = [nn.Unflatten(1, (1, 28, 28))] if kernels else []
     for n, (o, i, height, width) in enumerate(kernels):
         layers += [nn.Conv2d(i, o, (height, width), stride=2 if n == 1 else 1)]
-        layers += [nn.MaxPool2d(2), nn.ReLU()] if n == 0 else [nn.ReLU()]
+        layers += [nn.MaxPool2d(2), nn.Hardswish()] if n == 0 else [nn.Hardswish()]
     layers += [nn.Flatten()] if kernels else []
     for o, i in (weight.shape for weight in weights[len(kernels) :]):
-        layers += [nn.Linear(i, o), nn.ReLU()]
+        layers += [nn.Linear(i, o), nn.Hardswish() if kernels else nn.ReLU()]
     module = nn.Sequential(*layers[:-1]).to(arrays[0].dtype)
     module.load_state_dict(dict(zip(module.state_dict(), arrays, strict=True)))
     module.to(choose_device(task.platform))
@@ -106,6 +107,32 @@ def record_side(splits: Splits, platform: str, settings: Settings) -> Side:
 
     name = f"PyTorch, the record recipe ({describe(settings)})"
     return Side(name, work, lambda: torch_scripts.record_accuracy(nets[-1], *valid))
+
+
+def preset_side(recipe: Recipe, splits: Splits, platform: str, settings: Settings) -> Side:
+    """Return an epoch of a preset with convolutions, each run the next one."""
+    training, valid = (tensors_of(part.images, part.labels, choose_device(platform)) for part in splits)
+    steps = recipe.epochs * -(-len(splits.train) // recipe.batch_size)
+    torch.manual_seed(0)
+    preset = torch_scripts.make_preset(recipe.filters, recipe.learning_rate, recipe.betas, steps)
+    preset.net.to(training[0].device)
+    if settings.channels_last:
+        preset.net.to(memory_format=torch.channels_last)
+    forward = torch.compile(preset.net) if settings.compiled else preset.net
+
+    def work() -> None:
+        batches = torch_scripts.slices(*training, recipe.batch_size, shuffle=True)
+        with threads(settings.threads):
+            torch_scripts.train_preset(preset, forward, batches, recipe.shift, recipe.rotation)
+
+    name = f"PyTorch, the same net and training ({describe(settings)})"
+    return Side(name, work, lambda: torch_scripts.record_accuracy(preset.net, *valid))
+
+
+def fastest_preset(recipe: Recipe, splits: Splits, platform: str, compiled: bool = False) -> Settings:
+    """Return the settings at which ten batches of `preset_side` are fastest; `compiled` tries torch.compile too."""
+    few = Splits(splits.train[: 10 * recipe.batch_size], splits.valid)
+    return _fastest(lambda settings: preset_side(recipe, few, platform, settings), True, compiled)
 
 
 def fastest_epoch(task: Task, way: str, compiled: bool = False) -> Settings:
