@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jax_mnist import Splits, evaluate, fit, mnist_loss
-from jax_mnist.recipes import RECIPES, SUMMARIES, Recipe, make_learner
+from jax_mnist.recipes import RECIPES, SUMMARIES, Recipe, make_learner, make_schedule
 
 PARAMS = {"w": jnp.array([1.0, -2.0, 3.0])}
 GRADIENTS = {"w": jnp.array([0.5, 0.25, -1.0])}
@@ -55,6 +55,29 @@ def test_one_cycle_ends_with_the_training():
     assert steps.argmax() in (2, 3)  # after 30% of the steps
 
 
+def test_linear_schedule_rises_for_a_tenth_of_the_steps_and_falls_to_zero():
+    schedule = make_schedule(Recipe(schedule="linear", epochs=10), 1000, 0.5)  # 40 steps
+    rates = [float(schedule(step)) for step in (0, 2, 4, 13, 22, 40, 50)]
+    np.testing.assert_allclose(rates, [0.05, 0.275, 0.5, 0.375, 0.25, 0, 0], atol=1e-6)
+
+
+def test_muon_trains_kernels_with_equal_singular_values_and_the_rest_with_adam():
+    params = {"kernel": jnp.zeros((3, 3, 4, 8)), "dense": jnp.zeros((6, 5))}
+    drawn = np.random.default_rng(0)
+    gradients = {name: jnp.asarray(drawn.normal(size=leaf.shape), jnp.float32) for name, leaf in params.items()}
+    recipe = SHORT._replace(optimizer="muon", learning_rate=0.01, betas=(0.7, 0.9))
+    optimizer = make_learner(recipe, 1000, 2).optimizer
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    matrix, gradient = (np.asarray(tree["kernel"]).reshape(-1, 8) for tree in (updates, gradients))
+    singular = np.linalg.svd(matrix, compute_uv=False) / (0.01 * 0.2 * 36**0.5)
+    assert (singular > 0.6).all()
+    assert (singular < 1.4).all()
+    assert (matrix * gradient).sum() < 0  # downhill
+    adam = optax.nadam(0.01, 0.7, 0.9)
+    expected, _ = adam.update(gradients["dense"], adam.init(params["dense"]))
+    np.testing.assert_allclose(updates["dense"], expected, rtol=1e-5)
+
+
 def test_learning_rate_in_the_state_gives_the_same_steps():
     recipe = SHORT._replace(schedule="cosine")
     injected = make_learner(recipe, 1000, 2, learning_rate_in_state=True)
@@ -100,7 +123,7 @@ BAD = {  # a pattern that the error message must contain
     "--filters must be one or more sizes for a cnn, such as 24 32, got none": {"model": "cnn"},
     "--filters must be empty for a model without convolutions, got 8 16": {"filters": (8, 16)},
     "--model must be one of linear, mlp, flax_mlp, cnn, got resnet": {"model": "resnet"},
-    "--schedule must be one of constant, cosine, one-cycle, got step": {"schedule": "step"},
+    "--schedule must be one of constant, linear, cosine, one-cycle, got step": {"schedule": "step"},
     "two or more positive integers": {"hidden": (0,)},
 }
 
@@ -129,4 +152,4 @@ def test_threes_sevens_cnn_reaches_its_accuracy(sample):
     learner = make_learner(recipe, len(sample.train), 2)
     last = [fit(jax.random.key(seed), learner, sample, epochs=recipe.epochs)[1].accuracy[-1] for seed in range(5)]
     print(f"\n{np.mean(last):.4f} +- {np.std(last, ddof=1):.4f} over 5 seeds")
-    assert np.mean(last) >= 0.993
+    assert np.mean(last) >= 0.997

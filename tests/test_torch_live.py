@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 from flax import nnx
@@ -31,6 +32,7 @@ from jax_mnist import (
     mnist_loss,
     to_state_dict,
 )
+from jax_mnist.recipes import Recipe, make_learner
 
 torch = pytest.importorskip("torch")
 compare_torch, contests, torch_scripts, torch_side = map(
@@ -196,13 +198,32 @@ def test_compare_torch_confirms_float_agreement(tmp_path, capsys, options):
 
 
 def test_cnn_agrees_in_both_floats(sample):
-    net, splits = cnn((4, 6), hidden=(16,), classes=1), Splits(sample.train[::8], sample.valid[::8])
+    net, splits = cnn((4, 6, 8), hidden=(16,), classes=1), Splits(sample.train[::8], sample.valid[::8])
     for tolerance, x64 in ((1e-12, True), (1e-5, False)):
         with jax.enable_x64(x64):
             (row,) = compare_torch.compare(contests.make_task(net, splits, 0.1), 1)
         assert row.difference < tolerance
         assert row.theirs.train_loss == pytest.approx(row.ours.train_loss, rel=1e-5)
         assert row.theirs.accuracy == pytest.approx(row.ours.accuracy, abs=2 / len(splits.valid))
+
+
+def test_muon_takes_the_steps_of_pytorchs():
+    learner = make_learner(Recipe(optimizer="muon", learning_rate=0.01), 1000, 2)
+    params = {"kernel": jnp.zeros((3, 3, 4, 8))}
+    state = learner.optimizer.init(params)
+    matrix = torch.nn.Parameter(torch.zeros(8, 36))
+    muon = torch.optim.Muon([matrix], 0.01, weight_decay=0, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+    drawn = np.random.default_rng(0)
+    for _ in range(4):
+        gradient = drawn.normal(size=(8, 36)).astype(np.float32)
+        matrix.grad = torch.from_numpy(gradient)
+        muon.step()
+        updates, state = learner.optimizer.update(
+            {"kernel": jnp.asarray(gradient.T).reshape(3, 3, 4, 8)}, state, params
+        )
+        params = optax.apply_updates(params, updates)
+    ours, theirs = np.asarray(params["kernel"]).reshape(36, 8).T, matrix.detach().numpy()
+    assert np.linalg.norm(ours - theirs) < 0.05 * np.linalg.norm(theirs)  # PyTorch computes in bfloat16
 
 
 def test_compare_torch_fails_on_a_difference(tmp_path, capsys, monkeypatch):

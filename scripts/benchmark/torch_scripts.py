@@ -89,7 +89,7 @@ def make_preset(filters: Sequence[int], rate: float, betas: tuple[float, float],
     layers = first, nn.MaxPool2d(2), nn.Hardswish(), second, nn.Hardswish(), third, nn.Hardswish()
     net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(9 * h, 10))
     matrices = [(layer.weight, nn.Parameter(layer.weight.detach().flatten(1).clone())) for layer in convolutions]
-    others = [layer.bias for layer in convolutions] + list(net[-1].parameters())
+    others: Any = [layer.bias for layer in convolutions] + list(net[-1].parameters())
     muon = torch.optim.Muon(
         [matrix for _, matrix in matrices], rate, weight_decay=0, momentum=0.9, adjust_lr_fn="match_rms_adamw"
     )
