@@ -192,7 +192,7 @@ def test_loaded_run_has_the_model_that_was_written(finished):
     run = load_run(str(directory))
     jax.tree.map(np.testing.assert_array_equal, run.params, params)
     kernels = [run.params["convolutions"][i]["kernel"].shape for i in range(3)]
-    assert kernels == [(5, 5, 1, 2), (3, 3, 2, 3), (3, 3, 3, 4)]
+    assert kernels == [(5, 5, 1, 2), (4, 4, 2, 3), (3, 3, 3, 4)]
     assert jax.eval_shape(run.learner.model.apply, run.params, jnp.zeros((1, 784))).shape == (1, 10)
     assert run.classes == tuple("0123456789")
     assert run.config["label_smoothing"] == 0.1

@@ -152,7 +152,7 @@ def _update_of(path: Any, is_statistic: bool, before: Array, after: Array) -> Ar
 class Mlp(nnx.Module):
     """Linear layers with an activation between them: x [b, sizes[0]] -> logits [b, sizes[-1]]."""
 
-    def __init__(self, sizes: Sequence[int], activation: Activation, rngs: nnx.Rngs):
+    def __init__(self, sizes: Sequence[int], rngs: nnx.Rngs, activation: Activation = nnx.relu):
         dtype = jnp.result_type(float)  # float64 if JAX's x64 mode is on when the parameters are made
         self.layers = nnx.List([nnx.Linear(i, o, param_dtype=dtype, rngs=rngs) for i, o in itertools.pairwise(sizes)])
         self.activation = activation
@@ -183,7 +183,7 @@ class Cnn(nnx.Module):
             height, width, channels = window.outputs(height, kernel), window.outputs(width, kernel), filters
         self.convolutions = nnx.List(layers)
         self.windows = tuple(window for *_, window in convolutions)
-        self.dense = Mlp((height * width * channels, *hidden, classes), activation, rngs)
+        self.dense = Mlp((height * width * channels, *hidden, classes), rngs, activation)
         self.activation = activation
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
@@ -210,7 +210,7 @@ def flax_mlp(sizes: Sequence[int]) -> Model:
 
 @functools.cache
 def _flax_mlp(sizes: tuple[int, ...]) -> Model:
-    return from_flax(functools.partial(Mlp, sizes, nnx.relu))
+    return from_flax(functools.partial(Mlp, sizes))
 
 
 def cnn(
