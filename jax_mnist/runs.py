@@ -134,10 +134,13 @@ def write_results(
 ) -> None:
     """Write what a finished run leaves: the model, its history, its configuration and its result.
 
-    Each file is written atomically, result.json last. Raises OSError, naming the file, if one cannot be written.
+    Each file is written atomically, result.json last. The configuration of an earlier run is removed first, so that a
+    process that is killed in between leaves no model with the configuration of another. Raises OSError, naming the
+    file, if one cannot be written.
     """
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([EpochRecord._fields, *records])
+    (directory / CONFIG).unlink(missing_ok=True)
     save_params(directory / PARAMS, params)
     with atomic_write(directory / HISTORY) as temporary:
         temporary.write_text(table.getvalue(), encoding="utf-8")
@@ -146,9 +149,11 @@ def write_results(
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file atomically; values that JSON does not know are written as strings."""
+    """Write a JSON file atomically: NaN and infinite numbers as null, values that JSON does not know as strings."""
+    # Python's json reads NaN and writes it, but JSON has no such number, and other readers fail.
+    finite = json.loads(json.dumps(values, default=str), parse_constant=lambda _: None)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(finite, indent=2) + "\n", encoding="utf-8")
 
 
 class Run(NamedTuple):

@@ -1,9 +1,11 @@
 """A run on disk: its checkpoints, damaged ones, those of other runs, and loading the model."""
 
 import hashlib
+import json
 import random
 import re
 import resource
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jax_mnist import EpochRecord, init_state, load_run
+from jax_mnist import EpochRecord, init_state, load_run, runs
 from jax_mnist.recipes import RECIPES, make_learner
 from jax_mnist.runs import (
     Progress,
@@ -20,6 +22,7 @@ from jax_mnist.runs import (
     restore_progress,
     run_settings,
     save_progress,
+    write_json,
     write_results,
 )
 
@@ -197,6 +200,23 @@ def test_loaded_run_has_the_model_that_was_written(finished):
     assert run.classes == tuple("0123456789")
     assert run.config["label_smoothing"] == 0.1
     assert load_history(directory).accuracy.tolist() == [0.9]
+
+
+def test_a_process_killed_while_it_writes_leaves_no_mixed_run(finished, monkeypatch):
+    directory, params = finished
+    monkeypatch.setattr(runs, "save_params", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_results(directory, params, [], {}, {})
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        load_run(directory)
+
+
+def test_numbers_that_json_does_not_know_are_null(tmp_path):
+    write_json(tmp_path / "x.json", {"losses": [0.5, float("nan"), float("inf")], "path": Path("a")})
+    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail) == {
+        "losses": [0.5, None, None],
+        "path": "a",
+    }
 
 
 def test_missing_or_damaged_run_is_named(finished, tmp_path):

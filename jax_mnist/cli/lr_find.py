@@ -13,7 +13,7 @@ from ..files import make_writable
 from ..recipes import RECIPES, make_learner, read_data
 from ..runs import write_json
 from ..training.lr_find import lr_find
-from .console import EXIT_OK, Platform, Preset, describe, script, use_platform
+from .console import EXIT_OK, Platform, Preset, describe, require_positive, script, use_platform
 from .pictures import import_plots, picture
 
 
@@ -40,12 +40,14 @@ class LrFindConfig:
 
 def run(config: LrFindConfig) -> int:
     """Find a learning rate as configured."""
+    require_positive(config, "trial_epochs")
     if config.hold_out is None or config.hold_out < 1:
         raise ValueError("lr_find needs --hold-out (model selection must not use the test set), such as 2000")
     console, device = Console(highlight=False, markup=False, soft_wrap=True), use_platform(config.platform)
     console.print(f"device: {describe(device)}")
     splits, classes = read_data(config.recipe.dataset, config.hold_out)
-    learner = make_learner(config.recipe, len(splits.train), len(classes), learning_rate_in_state=True)
+    recipe = config.recipe._replace(epochs=config.trial_epochs)  # a schedule ends with the trial
+    learner = make_learner(recipe, len(splits.train), len(classes), learning_rate_in_state=True)
     make_writable(config.out)
     start = time.perf_counter()
     with console.status("training at a hundred rates"):

@@ -143,7 +143,7 @@ def batches(
 def use_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which functions that are traced know the mesh over which the batch is sharded, if any.
 
-    Only `conv2d` and `max_pool` ask for it, with `jax.sharding.get_abstract_mesh`.
+    Only convolutions and poolings ask for it, with `jax.sharding.get_abstract_mesh`; see `models/platforms.py`.
     """
     return contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
