@@ -139,7 +139,7 @@ def test_recipe_that_cannot_be_trained_is_refused(message):
 def test_cnn_trains_with_the_values_of_its_preset(mnist, class_count):
     train, valid = (part.__class__(part.images, part.labels % class_count) for part in mnist)
     splits = Splits(train[:5000], valid[:1000])
-    recipe = RECIPES["mnist-cnn"]._replace(epochs=2, batch_size=128, hidden=(32,), label_smoothing=0.0)
+    recipe = RECIPES["mnist-cnn"]._replace(epochs=4, hidden=(32,), label_smoothing=0.0)
     learner = make_learner(recipe, len(splits.train), class_count)
     state, history = fit(jax.random.key(0), learner, splits, epochs=recipe.epochs)
     assert history.accuracy[-1] > 0.93
