@@ -40,13 +40,13 @@ class Recipe(NamedTuple):
     batch_size: int = 256
     """Images per step, over all devices."""
     learning_rate: float = 0.1
-    """Step size, or the schedule's peak; smaller for adam than for sgd, such as 0.001."""
+    """Step size, or the schedule's peak; smaller for adam and muon than for sgd, such as 0.001."""
     optimizer: OptimizerName = "sgd"
-    """Optax's; momentum is SGD with momentum 0.9, muon is Muon for convolutions and Adam for the rest."""
+    """Optax's; momentum is SGD with momentum 0.9, muon is Muon for convolutions and NAdam for the rest."""
     schedule: ScheduleName = "constant"
-    """Linear and cosine decay to 0, linear after a short rise; one-cycle is fastai's fit_one_cycle."""
+    """Linear and cosine fall to 0, linear after a short rise; one-cycle is fastai's fit_one_cycle."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's decay rates."""
+    """Decay rates of Adam, also of Muon's NAdam."""
     weight_decay: float = 0.0
     """Decoupled weight decay, as in AdamW."""
     label_smoothing: float = 0.0
@@ -86,7 +86,7 @@ SUMMARIES: dict[str, str] = {
     "threes-sevens-cnn": "3 or 7, a small convolutional net: 0.998 in 2 s",
     "mnist": "ten digits, a Flax MLP: 0.983 in 18 s",
     "mnist-cnn": "ten digits, a convolutional net: 0.995 in 18 s",
-    "mnist-cnn-augmented": "the same net with more shifts, and rotations: 0.996 in 77 s",
+    "mnist-cnn-augmented": "the same net for longer, with larger shifts and rotations: 0.996 in 77 s",
     "fashion": "Fashion-MNIST, a Flax MLP: 0.898 in 19 s",
 }
 """Each preset in a line: mean accuracy on its evaluation images, and training time on 2 CPU cores."""
@@ -164,7 +164,7 @@ def make_schedule(recipe: Recipe, image_count: int, learning_rate: float | jax.A
     # A schedule with peak 1 is scaled, since fit_many maps the rate, and optax takes no traced peak.
     if recipe.schedule == "linear":
         rise = math.ceil(0.1 * steps)
-        parts = optax.linear_schedule(0.1, 1.0, rise), optax.linear_schedule(1.0, 0.0, steps - rise)
+        parts = optax.linear_schedule(0.1, 1.0, rise), optax.linear_schedule(1.0, 0.0, max(steps - rise, 1))
         shape = optax.join_schedules(parts, [rise])
     elif recipe.schedule == "cosine":
         shape = optax.cosine_decay_schedule(1.0, steps)
@@ -195,11 +195,11 @@ def _make_optimizer(recipe: Recipe, image_count: int, learning_rate: float | jax
 
 
 def _scale_by_muon(b1: float, b2: float) -> optax.GradientTransformation:
-    """Return the scaling of Muon for kernels of convolutions, and of Adam with decay rates b1 and b2 for the rest.
+    """Return the scaling of Muon for kernels of convolutions, and of NAdam with decay rates b1 and b2 for the rest.
 
-    Muon makes the singular values of an update nearly equal. It is scaled to the size of Adam's updates, so that one
-    learning rate serves both. Source: https://kellerjordan.github.io/posts/muon/, and for the scale
-    https://arxiv.org/abs/2502.16982.
+    NAdam is Adam with Nesterov momentum. Muon makes the singular values of an update nearly equal. It is scaled to the
+    size of Adam's updates, so that one learning rate serves both. Sources: https://kellerjordan.github.io/posts/muon/,
+    and for the scale https://arxiv.org/abs/2502.16982.
     """
 
     def axes(params: Params) -> Any:
@@ -258,5 +258,5 @@ def _check(recipe: Recipe, class_count: int) -> None:
     require(0 <= recipe.shift < 28, "shift", "in 0..27 pixels")
     require(0 <= recipe.rotation <= 180, "rotation", "in [0, 180] degrees")
     require(recipe.model != "linear" or not recipe.hidden, "hidden", "empty for a linear model")
-    require(recipe.model != "cnn" or bool(recipe.filters), "filters", "one or more sizes for a cnn, such as 24 32")
+    require(recipe.model != "cnn" or bool(recipe.filters), "filters", "one or more sizes for a cnn, such as 24 64 96")
     require(recipe.model == "cnn" or not recipe.filters, "filters", "empty for a model without convolutions")

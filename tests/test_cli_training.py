@@ -154,8 +154,8 @@ def test_help_fits_two_screens_and_names_each_preset_with_its_accuracy_and_time(
 @pytest.mark.slow
 def test_help_of_a_preset_shows_its_values():
     words = " ".join(help_of("train", "mnist-cnn-augmented").replace("│", " ").split())
-    for option, value in {"epochs INT": 24, "learning-rate FLOAT": 0.003, "betas FLOAT FLOAT": "0.9 0.99",
-                          "filters [INT [INT ...]]": "24 32", "shift INT": 2, "seed INT": 0}.items():  # fmt: skip
+    for option, value in {"epochs INT": 12, "learning-rate FLOAT": 0.007, "betas FLOAT FLOAT": "0.7 0.9",
+                          "filters [INT [INT ...]]": "24 64 96", "shift INT": 2, "seed INT": 0}.items():  # fmt: skip
         assert re.search(re.escape(f"--{option}") + r"[^(]*" + re.escape(f"(default: {value})"), words), option
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jax_mnist import Learner, cnn, evaluate, fit, init_state, softmax_cross_entropy, train_epoch
+from jax_mnist.models import batch_last
 from jax_mnist.models.batch_last import Window, convolve_and_pool
 
 SMALLEST = functools.partial(cnn, filters=(4,), kernels=(3,), hidden=())
@@ -60,7 +61,7 @@ def written_out(params, pixels, strides, pools, padding):
     ],
 )
 def test_logits_and_gradients_match_a_net_in_plain_jax(kernels, strides, pools, padding):
-    model = cnn((4, 6, 8)[: len(kernels)], kernels, strides, pools, (5,), padding=padding)
+    model = cnn((4, 6, 8)[: len(kernels)], kernels, strides=strides, pools=pools, hidden=(5,), padding=padding)
     with jax.enable_x64():
         params = jax.jit(model.init)(jax.random.key(0))
         params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # biases start at 0 and would have no effect
@@ -82,6 +83,27 @@ def test_record_net_has_the_shapes_of_pytorchs_recipe():
     assert params["dense"]["layers"][0]["kernel"].shape == (5 * 5 * 32, 256)  # 28 -> 24 -> 12 -> 10 -> 5
 
 
+@pytest.mark.parametrize("window", [Window(1, 2, "VALID"), Window(2, 1, "VALID"), Window(2, 3, "VALID")], ids=str)
+def test_other_platforms_compute_the_same(window):
+    drawn = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(drawn.normal(size=shape), jnp.float32) for shape in ((3, 19, 17, 5), (4, 2, 3, 6)))
+
+    def compute(convolve):
+        y, derivatives = jax.vjp(functools.partial(convolve, window), x, kernel)
+        return y, derivatives(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    on_cpu, elsewhere = compute(batch_last._as_product), compute(batch_last._as_lax)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), on_cpu, elsewhere)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_pixels_of_another_dtype_are_promoted(dtype):
+    model = SMALLEST()
+    params = model.init(jax.random.key(0))
+    x = jnp.ones((2, 784), dtype)
+    np.testing.assert_allclose(model.apply(params, x), model.apply(params, x.astype(jnp.float32)), rtol=1e-6)
+
+
 def test_pooling_sends_the_gradient_to_the_first_maximum():
     x = jnp.ones((1, 4, 4, 1))  # all the same
     kernel = jnp.ones((1, 1, 1, 1))
@@ -92,7 +114,8 @@ def test_pooling_sends_the_gradient_to_the_first_maximum():
 
 @pytest.mark.slow
 def test_odd_image_sizes_color_channels_and_class_counts():
-    model = cnn((3, 4, 5), (3, 1, 2), (1, 1, 1), (2, 2, 2), classes=7, image_shape=(9, 15, 3), padding="SAME")
+    sizes = {"strides": (1, 1, 1), "pools": (2, 2, 2), "classes": 7, "image_shape": (9, 15, 3), "padding": "SAME"}
+    model = cnn((3, 4, 5), (3, 1, 2), **sizes)
     params = jax.eval_shape(model.init, jax.random.key(0))
     assert params["dense"]["layers"][0]["kernel"].shape == (1 * 1 * 5, 7)
     assert jax.eval_shape(model.apply, params, jnp.zeros((2, 9 * 15 * 3))).shape == (2, 7)

@@ -101,9 +101,9 @@ MODELS = {
     "mlp": (lambda: mlp((784, 30, 1)), ("7", "3")),
     "flax_mlp": (lambda: flax_mlp((784, 40, 20, 10)), TEN),
     "cnn": (lambda: cnn((4, 6, 8), hidden=(16,)), TEN),
-    "cnn SAME, stride 2": (lambda: cnn((4, 6), (4, 3), (2, 2), (1, 1), padding="SAME"), TEN),
+    "cnn SAME, stride 2": (lambda: cnn((4, 6), (4, 3), strides=(2, 2), pools=(1, 1), padding="SAME"), TEN),
     "cnn SAME, pooled, ReLU": (
-        lambda: cnn((4, 6), (4, 3), (1, 1), (2, 2), padding="SAME", activation=jax.nn.relu),
+        lambda: cnn((4, 6), (4, 3), strides=(1, 1), pools=(2, 2), padding="SAME", activation=jax.nn.relu),
         TEN,
     ),
     "no bias": (lambda: from_flax(lambda rngs: nnx.Linear(784, 3, use_bias=False, rngs=rngs)), ("a", "</script>", "é")),
@@ -259,7 +259,13 @@ UNSUPPORTED = {
     ),
     "28x28 gray pixels": mlp((100, 10)),
     "only weights (or kernel) and bias": Model(lambda key: {"scale": jax.numpy.ones(3)}, lambda params, x: x),
-    "does not take 784 pixels": cnn((2, 2), (3, 3), (1, 1), (2, 2), (4,), image_shape=(32, 32, 1)),
+    "a chain of this model's 2 layers": from_flax(
+        lambda rngs: nnx.Sequential(
+            nnx.Conv(1, 2, (3, 5), rngs=rngs), lambda x: x.reshape(len(x), -1), nnx.Linear(1568, 10, rngs=rngs)
+        ),
+        (28, 28, 1),
+    ),
+    "does not take 784 pixels": cnn((2, 2), (3, 3), hidden=(4,), image_shape=(32, 32, 1)),
     "2 names for this model, got 10: 0, 1,": linear(),
     "3 names for this model, got 10": linear(784, 3),
 }

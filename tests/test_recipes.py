@@ -61,7 +61,7 @@ def test_linear_schedule_rises_for_a_tenth_of_the_steps_and_falls_to_zero():
     np.testing.assert_allclose(rates, [0.05, 0.275, 0.5, 0.375, 0.25, 0, 0], atol=1e-6)
 
 
-def test_muon_trains_kernels_with_equal_singular_values_and_the_rest_with_adam():
+def test_muon_trains_kernels_with_equal_singular_values_and_the_rest_with_nadam():
     params = {"kernel": jnp.zeros((3, 3, 4, 8)), "dense": jnp.zeros((6, 5))}
     drawn = np.random.default_rng(0)
     gradients = {name: jnp.asarray(drawn.normal(size=leaf.shape), jnp.float32) for name, leaf in params.items()}
@@ -73,8 +73,8 @@ def test_muon_trains_kernels_with_equal_singular_values_and_the_rest_with_adam()
     assert (singular > 0.6).all()
     assert (singular < 1.4).all()
     assert (matrix * gradient).sum() < 0  # downhill
-    adam = optax.nadam(0.01, 0.7, 0.9)
-    expected, _ = adam.update(gradients["dense"], adam.init(params["dense"]))
+    nadam = optax.nadam(0.01, 0.7, 0.9)
+    expected, _ = nadam.update(gradients["dense"], nadam.init(params["dense"]))
     np.testing.assert_allclose(updates["dense"], expected, rtol=1e-5)
 
 
@@ -120,7 +120,7 @@ BAD = {  # a pattern that the error message must contain
     r"--shift must be in 0..27 pixels, got 28": {"shift": 28},
     r"--rotation must be in \[0, 180\] degrees, got -1": {"rotation": -1.0},
     "--hidden must be empty for a linear model, got 30": {"model": "linear"},
-    "--filters must be one or more sizes for a cnn, such as 24 32, got none": {"model": "cnn"},
+    "--filters must be one or more sizes for a cnn, such as 24 64 96, got none": {"model": "cnn"},
     "--filters must be empty for a model without convolutions, got 8 16": {"filters": (8, 16)},
     "--model must be one of linear, mlp, flax_mlp, cnn, got resnet": {"model": "resnet"},
     "--schedule must be one of constant, linear, cosine, one-cycle, got step": {"schedule": "step"},

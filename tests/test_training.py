@@ -183,7 +183,7 @@ CONSTRUCTORS = {
     "flax_mlp": [lambda: flax_mlp((784, 9, 1)), lambda: flax_mlp([784, 9, 1]), lambda: flax_mlp(sizes=(784, 9, 1))],
     "cnn": [
         lambda: cnn((2, 2), classes=1),
-        lambda: cnn([2, 2], [5, 4], [1, 2], [2, 1], [], 1),
+        lambda: cnn([2, 2], [5, 4], strides=[1, 2], pools=[2, 1], hidden=[], classes=1),
         lambda: cnn(filters=(2, 2), kernels=(5, 4), hidden=(), classes=1, image_shape=[28, 28, 1], padding="VALID"),
     ],
     "from_flax": [lambda: from_flax(SMALL), lambda: from_flax(make=SMALL, input_shape=None)],

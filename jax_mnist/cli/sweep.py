@@ -35,7 +35,9 @@ class SweepConfig:
         tuple[float, ...], optional("[FLOAT ...]", "0.1, 0.3, 1 and 3 times --learning-rate")
     ] = ()
     """Learning rates; those of one width and seed are trained at once."""
-    widths: Annotated[tuple[int, ...], optional("[INT ...]", "half, once and twice the size in --hidden")] = ()
+    widths: Annotated[
+        tuple[int, ...], optional("[INT ...]", "half, once and twice the size in --hidden, if there is one")
+    ] = ()
     """Sizes of the one hidden layer."""
     seed: int = 0
     """First seed; `train --hold-out` gives the same run for the same seed."""

@@ -1,6 +1,5 @@
 """`train`: the training script, from a preset to a trained model on disk."""
 
-import concurrent.futures
 import dataclasses
 import threading
 import time
@@ -109,17 +108,14 @@ def train(config: TrainConfig) -> int:
     directory = config.resume or config.out
     make_writable(directory)
 
-    # Data, read by a thread while JAX compiles its first programs.
+    # Data.
     start = time.perf_counter()
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        reading = pool.submit(read_data, recipe.dataset, config.hold_out)
-        key = jax.random.key(config.seed)
-        splits, classes = reading.result()
+    splits, classes = read_data(recipe.dataset, config.hold_out)
     seconds = {"data": time.perf_counter() - start}
 
     # Learner.
     learner = make_learner(recipe, len(splits.train), len(classes))
-    state = init_state(key, learner)
+    state = init_state(jax.random.key(config.seed), learner)
     # The pictures need matplotlib: a thread imports it while XLA compiles the loop.
     if is_first:
         threading.Thread(target=import_plots).start()
@@ -212,7 +208,7 @@ def train(config: TrainConfig) -> int:
         options = {name: value for name, value in dataclasses.asdict(config).items() if name != "recipe"}
         facts = {"classes": classes, "train_count": len(splits.train)}
         write_results(directory, params, records, recipe._asdict() | options | facts, result)
-        # The program that evaluated the epochs, so that none is compiled for the pictures.
+        # Without a mesh, this program has already been compiled to evaluate the epochs.
         _, predicted = evaluate_params(learner.model, learner.loss_fn, params, splits.valid, mesh=None)
         draw_run(directory, History.from_records(records), predicted, splits.valid, classes)
     console.print(_describe_result(result, directory))

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Float
 
 from ..files import atomic_write
@@ -98,6 +99,8 @@ def _find_structure(layers: Layers, model: Model, params: Params) -> tuple[str, 
 def _fitting_windows(layers: Layers) -> list[tuple[Window, ...]]:
     """Return all windows of the convolutions whose last feature map has the size that the first linear layer takes."""
     shapes = [weights.shape for weights, _ in layers if weights.ndim == 4]
+    if any(height != width for *_, height, width in shapes):
+        return []
     linear = next((weights for weights, _ in layers if weights.ndim == 2), None)
     fitting = []
     for padding in ("SAME", "VALID"):
@@ -129,11 +132,10 @@ def _logits(
 def _convolve(
     x: Float[np.ndarray, "b i h w"], weights: Float[np.ndarray, "o i k l"], window: Window
 ) -> Float[np.ndarray, "b o oh ow"]:
-    (stride, _, padding), kernel, side = window, weights.shape[2], x.shape[2]
-    total = max((-(-side // stride) - 1) * stride + kernel - side, 0) if padding == "SAME" else 0
-    sides = (total // 2, total - total // 2)
-    padded = np.pad(x, ((0, 0), (0, 0), sides, sides))
-    patches = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
+    stride, kernel = window.stride, weights.shape[2:]
+    pads = lax.padtype_to_pads(x.shape[2:], kernel, (stride, stride), window.padding)
+    padded = np.pad(x, ((0, 0), (0, 0), *pads))
+    patches = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(2, 3))[:, :, ::stride, ::stride]
     return np.einsum("bihwkl,oikl->bohw", patches, weights, optimize=True)
 
 

@@ -123,6 +123,7 @@ def _pool(window: int, x: Array) -> Array:
 
 @_pool.defjvp
 def _pool_jvp(window: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # `_maximum` of batch_last.py does the same for stacked elements; stacking these would copy the images.
     y = _pool(window, *primals)
     # The index of the first maximum in each tile, in row-major order. Counting backwards lets the first one win ties.
     first = jnp.full(y.shape, window**2 - 1)

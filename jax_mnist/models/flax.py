@@ -177,6 +177,7 @@ class Cnn(nnx.Module):
         rngs: nnx.Rngs,
     ):
         dtype = jnp.result_type(float)
+        # Only their parameters are used: `convolve_and_pool` computes the convolutions.
         layers, (height, width, channels) = [], image_shape
         for filters, kernel, window in convolutions:
             layers.append(nnx.Conv(channels, filters, (kernel, kernel), param_dtype=dtype, rngs=rngs))
@@ -187,7 +188,7 @@ class Cnn(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
-        x = x.transpose(3, 1, 2, 0)  # batch last, as far as the dense layers
+        x = x.transpose(3, 1, 2, 0)  # batch last, until the dense layers
         for layer, window in zip(self.convolutions, self.windows, strict=True):
             x = convolve_and_pool(window, x, layer.kernel[...]) + layer.bias[...].reshape(-1, 1, 1, 1)
             x = self.activation(x)
@@ -216,6 +217,7 @@ def _flax_mlp(sizes: tuple[int, ...]) -> Model:
 def cnn(
     filters: Sequence[int] = (24, 64, 96),
     kernels: Sequence[int] | None = None,
+    *,
     strides: Sequence[int] | None = None,
     pools: Sequence[int] | None = None,
     hidden: Sequence[int] = (),

@@ -1,4 +1,4 @@
-"""The choice between code for a CPU and code for other platforms, also for a batch that is sharded over devices."""
+"""The choice between code for a CPU and code for other platforms, including a batch that is sharded over devices."""
 
 import functools
 from collections.abc import Callable
@@ -22,8 +22,9 @@ def per_platform(on_cpu: Callable, elsewhere: Callable, window: Any, *arrays: Ar
         on_cpu_, elsewhere_ = functools.partial(on_cpu, window), functools.partial(elsewhere, window)
         return lax.platform_dependent(*arrays, cpu=on_cpu_, default=elsewhere_)
 
-    # The batch may be sharded (see `use_mesh`). Each device then computes its own images: the partitioner would send
-    # all images to every device, since patches are cut from chunks of images or stand beside those of other images.
+    # The batch may be sharded (see `use_mesh`). Each device then computes its own images. Otherwise the partitioner
+    # would send all images to every device, since patches are cut from chunks of the batch, or lie side by side in one
+    # matrix.
     mesh = jax.sharding.get_abstract_mesh()
     is_sharded = not mesh.empty and set(mesh.axis_types) == {AxisType.Auto}
     if not is_sharded or arrays[0].shape[batch_axis] % mesh.size:

@@ -26,14 +26,15 @@ _STEP_KEY_EPOCH = 2**32 - 1  # a sentinel epoch: folded into the state's key, it
 def init_state(key: PRNGKeyArray, learner: Learner) -> TrainState:
     """Return the state before the first epoch, computed by one compiled function.
 
-    The key is split into one for the parameters and one that the state carries. Raises ValueError if the optimizer
+    The key is split into one for the parameters and one that the state carries. Inside another program the result is
+    the same up to rounding. Raises ValueError if the optimizer
     cannot be initialized with the model's parameters, with optax's reason.
 
     >>> from jax_mnist import linear, mnist_loss
     >>> init_state(jax.random.key(0), Learner(linear(), mnist_loss, optax.sgd(1.0))).epoch
     Array(0, dtype=int32)
     """
-    # Inside another program a jit takes no options of its own.
+    # `device_put` returns a tracer if a program is being traced. Inside one, a jit takes no compiler options.
     is_traced = isinstance(jax.device_put(0), Tracer)
     init = _init_state if is_traced or jax.default_backend() != "cpu" else _init_state_on_cpu
     return init(key, learner.model.init, learner.optimizer)

@@ -15,7 +15,10 @@ from .timing import Side
 
 
 class Task(NamedTuple):
-    """Plain SGD on a dataset, from the same parameters in both frameworks. `state` is that before the first epoch."""
+    """A learner on a dataset, and its state before the first epoch.
+
+    `make_task` makes it plain SGD at `learning_rate`, which PyTorch's side repeats from the same parameters.
+    """
 
     learner: Learner
     learning_rate: float

@@ -12,6 +12,7 @@ in file order, a one-cycle schedule. The code is our own.
 import argparse
 import gzip
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -45,10 +46,10 @@ def describe(settings: Settings) -> str:
     return ", ".join(words + (["torch.compile"] if settings.compiled else []))
 
 
-def tensors_of(images: np.ndarray, labels: np.ndarray, device: str = "cpu") -> tuple[Any, Any]:
-    """Return uint8 [n, 28, 28] and int [n] as normalized float [n, 1, 28, 28] and int64 [n]."""
-    pixels = torch.from_numpy(images).to(device).unsqueeze(1).float()
-    return pixels.div_(255).sub_(0.1307).div_(0.3081), torch.from_numpy(labels).to(device).long()
+def tensors_of(images: np.ndarray, labels: np.ndarray, device: str = "cpu", normalized: bool = True) -> tuple[Any, Any]:
+    """Return uint8 [n, 28, 28] and int [n] as float [n, 1, 28, 28], in [0, 1] or normalized, and int64 [n]."""
+    pixels = torch.from_numpy(images).to(device).unsqueeze(1).float().div_(255)
+    return pixels.sub_(0.1307).div_(0.3081) if normalized else pixels, torch.from_numpy(labels).to(device).long()
 
 
 def make_record_net() -> Any:
@@ -81,20 +82,22 @@ class Preset(NamedTuple):
     schedules: list[Any]
 
 
-def make_preset(filters: Sequence[int], rate: float, betas: tuple[float, float], steps: int) -> Preset:
+def make_preset(
+    filters: Sequence[int], rate: float, betas: tuple[float, float], steps: int, device: str = "cpu"
+) -> Preset:
     """Return our `cnn` and its training: Muon for convolutions, Adam for the rest, a linear schedule."""
     f, g, h = filters
     convolutions = nn.Conv2d(1, f, 5), nn.Conv2d(f, g, 4, stride=2), nn.Conv2d(g, h, 3)
     first, second, third = convolutions
     layers = first, nn.MaxPool2d(2), nn.Hardswish(), second, nn.Hardswish(), third, nn.Hardswish()
-    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(9 * h, 10))
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(9 * h, 10)).to(device)
     matrices = [(layer.weight, nn.Parameter(layer.weight.detach().flatten(1).clone())) for layer in convolutions]
     others: Any = [layer.bias for layer in convolutions] + list(net[-1].parameters())
     muon = torch.optim.Muon(
         [matrix for _, matrix in matrices], rate, weight_decay=0, momentum=0.9, adjust_lr_fn="match_rms_adamw"
     )
     adam = torch.optim.Adam(others, rate, betas, fused=True)
-    rise = 0.1 * steps
+    rise = math.ceil(0.1 * steps)
 
     def schedule(step: int) -> float:
         return max(min(0.1 + 0.9 * step / rise, (steps - step) / (steps - rise)), 0)

@@ -111,11 +111,11 @@ def record_side(splits: Splits, platform: str, settings: Settings) -> Side:
 
 def preset_side(recipe: Recipe, splits: Splits, platform: str, settings: Settings) -> Side:
     """Return an epoch of a preset with convolutions, each run the next one."""
-    training, valid = (tensors_of(part.images, part.labels, choose_device(platform)) for part in splits)
+    device = choose_device(platform)
+    training, valid = (tensors_of(part.images, part.labels, device, normalized=False) for part in splits)
     steps = recipe.epochs * -(-len(splits.train) // recipe.batch_size)
     torch.manual_seed(0)
-    preset = torch_scripts.make_preset(recipe.filters, recipe.learning_rate, recipe.betas, steps)
-    preset.net.to(training[0].device)
+    preset = torch_scripts.make_preset(recipe.filters, recipe.learning_rate, recipe.betas, steps, device)
     if settings.channels_last:
         preset.net.to(memory_format=torch.channels_last)
     forward = torch.compile(preset.net) if settings.compiled else preset.net
