@@ -111,7 +111,7 @@ def _fitting_windows(layers: Layers) -> list[tuple[Window, ...]]:
                 side, channels = window.outputs(side, shape[2]), shape[0]
             if side >= 1 and linear is not None and linear.shape[1] == side**2 * channels:
                 fitting.append(windows)
-    return fitting
+    return list(dict.fromkeys(fitting))  # without convolutions both paddings are the same
 
 
 def _logits(

@@ -104,7 +104,6 @@ def _chunk_indices(count: int, chunk: int, devices: int = 1) -> Int[np.ndarray, 
     return np.minimum(np.arange(chunks * size), count - 1).reshape(chunks, size)
 
 
-@jax.jit(static_argnames=("learner", "same_order"))
 def init_many(keys: Array, rates: Any, first_key: Array, *, learner: Learner, same_order: bool) -> TrainState:
     """Return the members' states before the first epoch, stacked; with `same_order` all order images by `first_key`."""
     states = jax.vmap(functools.partial(_init_member, learner))(keys, rates)
