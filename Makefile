@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A file's tests stay together, since they share compiled programs and trained runs.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --durations 10
 
-.PHONY: train test test-all soak lint format notebooks docs bench
+.PHONY: train test test-all soak lint format notebooks docs accelerators bench
 
 # Each target installs the extra that it needs; training needs none. The extra dev includes the others.
 .venv/installed-%: pyproject.toml
@@ -39,6 +39,17 @@ notebooks: .venv/installed-dev
 # The source is the root of the project, so the page docs/index becomes build/docs/index.html.
 docs: .venv/installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build
+
+# The compilers for TPUs and NVIDIA's GPUs, which need none but 4 GB of disk, in an environment of their own.
+accelerators: .venv-accelerators/installed
+	JAX_PLATFORMS=cpu .venv-accelerators/bin/python -m pytest -n 0 tests/test_accelerators.py
+	.venv-accelerators/bin/python scripts/accelerators.py v5e
+	.venv-accelerators/bin/python scripts/accelerators.py h100
+
+.venv-accelerators/installed: pyproject.toml
+	test -x .venv-accelerators/bin/python || $(PYTHON) -m venv .venv-accelerators
+	.venv-accelerators/bin/python -m pip install --quiet --editable '.[aot,cuda13,test]'
+	touch $@
 
 bench: .venv/installed-package
 	$(BIN)/python scripts/benchmark $(ARGS)

@@ -11,12 +11,13 @@ from .data.augment import random_rotation, random_shift
 from .data.load import class_names, hold_out, load
 from .losses import mnist_loss, softmax_cross_entropy
 from .models.dense import linear, mlp
-from .models.precision import mixed_precision
+from .models.precision import matmul_precision, mixed_precision
 from .training.ema import with_ema
 from .types import Augment, Learner, LossFunction, Model, Params, Splits
 
 ModelName = Literal["linear", "mlp", "flax_mlp", "cnn"]
 OptimizerName = Literal["sgd", "momentum", "adam", "muon"]
+Precision = Literal["default", "high", "highest"]
 ScheduleName = Literal["constant", "linear", "cosine", "one-cycle"]
 
 
@@ -61,6 +62,10 @@ class Recipe(NamedTuple):
     """Maximum random rotation of a training image, in degrees."""
     bfloat16: bool = False
     """Compute in bfloat16; the parameters stay float32."""
+    matmul_precision: Precision = "default"
+    """Of float32 products: a TPU's default is bfloat16, a GPU's TF32; highest is float32, a CPU's only one."""
+    unroll: int = 1
+    """Steps in an iteration of the compiled loop; more compile longer and launch fewer kernels on a GPU."""
 
 
 _MNIST = Recipe("mnist", "flax_mlp", (512,), epochs=20, batch_size=64, learning_rate=0.3, schedule="cosine")
@@ -129,12 +134,14 @@ def make_learner(
     else:
         optimizer = make(recipe.learning_rate)
     model = _make_model(recipe, 1 if class_count == 2 else class_count)
+    model = mixed_precision(model) if recipe.bfloat16 else model
     return Learner(
-        mixed_precision(model) if recipe.bfloat16 else model,
+        model if recipe.matmul_precision == "default" else matmul_precision(model, recipe.matmul_precision),
         make_loss(class_count, recipe.label_smoothing),
         optimizer,
         recipe.batch_size,
         augment=_make_augment(recipe),
+        unroll=recipe.unroll,
     )
 
 
@@ -244,7 +251,8 @@ def _check(recipe: Recipe, class_count: int) -> None:
             shown = " ".join(map(str, value)) or "none" if isinstance(value, tuple) else value
             raise ValueError(f"--{name.replace('_', '-')} must be {expected}, got {shown}")
 
-    for name, choices in {"model": ModelName, "optimizer": OptimizerName, "schedule": ScheduleName}.items():
+    choices_of = {"model": ModelName, "optimizer": OptimizerName, "schedule": ScheduleName}
+    for name, choices in (choices_of | {"matmul_precision": Precision}).items():
         require(getattr(recipe, name) in get_args(choices), name, f"one of {', '.join(get_args(choices))}")
     require(recipe.epochs >= 1, "epochs", "1 or more")
     require(recipe.batch_size >= 1, "batch_size", "1 or more")
@@ -257,6 +265,7 @@ def _check(recipe: Recipe, class_count: int) -> None:
     require(0 <= recipe.ema < 1, "ema", "in [0, 1), such as 0.999")
     require(0 <= recipe.shift < 28, "shift", "in 0..27 pixels")
     require(0 <= recipe.rotation <= 180, "rotation", "in [0, 180] degrees")
+    require(recipe.unroll >= 1, "unroll", "1 or more")
     require(recipe.model != "linear" or not recipe.hidden, "hidden", "empty for a linear model")
     require(recipe.model != "cnn" or bool(recipe.filters), "filters", "one or more sizes for a cnn, such as 24 64 96")
     require(recipe.model == "cnn" or not recipe.filters, "filters", "empty for a model without convolutions")

@@ -113,6 +113,8 @@ class Learner(NamedTuple):
 
     `loss_fn` maps logits [b, c] and labels [b] to one loss per example [b]. `batch_size` is the number of images in a
     step, `shuffle` draws a new order for every epoch, and `augment(key, x)` changes the images of each batch at random.
+    `unroll` is the number of steps in an iteration of the compiled loop. If there are more of them, XLA merges the end
+    of a step with the beginning of the next: a GPU launches fewer kernels, but the program takes longer to compile.
 
     >>> import optax
     >>> from jax_mnist import mlp, mnist_loss
@@ -127,6 +129,7 @@ class Learner(NamedTuple):
     batch_size: int = 256
     shuffle: bool = True
     augment: Augment | None = None
+    unroll: int = 1
 
 
 class TrainState(NamedTuple):

@@ -8,10 +8,10 @@ As one of several processes it also gets the coordinator's address, their number
 import json
 import sys
 
+import hlo
 import jax
 import numpy as np
 import optax
-from compilations import collectives, computations
 from flax import nnx
 
 from jax_mnist import (
@@ -116,9 +116,11 @@ def programs(mesh):
     for name, make in RUNS.items():
         learner, splits, _ = make()
         state, train = replicate((init_state(jax.random.key(0), learner), splits.train), mesh)
-        text = train_epoch.lower(learner, state, train, mesh=mesh).compile().as_text()
-        products = [line for lines in computations(text).values() for line in lines if " dot(" in line]
-        found[name] = {"collectives": collectives(text), "products": products, "batch_size": learner.batch_size}
+        program = hlo.computations(train_epoch.lower(learner, state, train, mesh=mesh).compile().as_text())
+        products = [o.line for operations in program.values() for o in operations if o.opcode == "dot"]
+        by_computation = {name: [o.line for o in ops if o.opcode in hlo.COLLECTIVES] for name, ops in program.items()}
+        collectives = {name: lines for name, lines in by_computation.items() if lines}
+        found[name] = {"collectives": collectives, "products": products, "batch_size": learner.batch_size}
     return found
 
 

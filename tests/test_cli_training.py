@@ -125,10 +125,12 @@ def test_resumed_early_stopping_is_that_of_the_unbroken_run(stopped, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_all_options_together_are_kept_and_evaluate_gives_the_same_loss(tmp_path, capsys):
-    arguments = ["--epochs", "2", "--clip-norm", "1", "--ema", "0.9", "--shift", "1", "--rotation", "5", "--bfloat16"]
+    arguments = ["--epochs", "2", "--clip-norm", "1", "--ema", "0.9", "--shift", "1", "--rotation", "5", "--bfloat16",
+                 "--matmul-precision", "highest", "--unroll", "2"]  # fmt: skip
     assert main(["train", *arguments, "--out", str(tmp_path)]) == 0
     config = json.loads((tmp_path / "config.json").read_text())
     assert config.items() >= {"clip_norm": 1.0, "ema": 0.9, "shift": 1, "rotation": 5.0, "bfloat16": True}.items()
+    assert (config["matmul_precision"], config["unroll"]) == ("highest", 2)
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path)]) == 0
     assert f"{result_of(tmp_path)['loss']:.4f}" in capsys.readouterr().out

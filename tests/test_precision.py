@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
-from jax_mnist import Learner, fit, flax_mlp, mlp, mnist_loss
-from jax_mnist.models import mixed_precision
+from jax_mnist import Learner, fit, flax_mlp, from_flax, mlp, mnist_loss
+from jax_mnist.models import matmul_precision, mixed_precision
 
 
 @pytest.mark.parametrize("make", [mlp, flax_mlp])
@@ -36,3 +37,32 @@ def test_mixed_precision_model_trains(tiny):
     state, history = fit(jax.random.key(0), learner, tiny, epochs=8)
     assert history.accuracy[-1] == 1
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("make", [mlp, flax_mlp])
+def test_products_and_their_gradients_have_the_given_precision(make):
+    model = make((784, 16, 1))
+    exact = matmul_precision(model, "highest")
+    params = model.init(jax.random.key(0))
+
+    def precisions(model):
+        text = jax.jit(jax.grad(lambda p: model.apply(p, jnp.ones((8, 784))).sum())).lower(params).as_text()
+        return {line.partition("precision = ")[2][:9] for line in text.splitlines() if "dot_general" in line}
+
+    assert precisions(exact) == {"[HIGHEST,"}
+    assert precisions(model) == {"[DEFAULT,"}
+    assert matmul_precision(model, "highest") is exact
+
+
+def test_precision_is_that_of_apply_train_too():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.dropout, self.out = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(784, 1, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(self.dropout(x))
+
+    model = matmul_precision(from_flax(Net), "highest")
+    params = model.init(jax.random.key(0))
+    text = jax.jit(model.apply_train).lower(params, jnp.ones((8, 784)), jax.random.key(1)).as_text()
+    assert "HIGHEST" in next(line for line in text.splitlines() if "dot_general" in line)

@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 
 def start(*arguments, devices, flags=FAST_COMPILATION):
     environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent / "scripts"), os.environ.get("PYTHONPATH", "")]),
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *flags]),

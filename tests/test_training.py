@@ -86,6 +86,17 @@ def test_epoch_is_a_loop_of_steps(tiny):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("unroll", [2, 3, 8])  # 8 batches of 4, of which the last is half full
+def test_unrolled_steps_are_the_same_steps(tiny, unroll):
+    learner = Learner(mlp((784, 8, 1)), mnist_loss, optax.sgd(0.1, momentum=0.9), batch_size=4)
+    state = init_state(jax.random.key(0), learner)
+    expected, loss = train_epoch(learner, state, tiny.train)
+    found, unrolled_loss = train_epoch(learner._replace(unroll=unroll), state, tiny.train)
+    np.testing.assert_allclose(unrolled_loss, loss, rtol=1e-6)
+    for ours, theirs in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
 def test_epoch_loss_is_the_mean_over_images(tiny):
     """At rate 0 the parameters stay, so it is the loss over the dataset, although the last batch is short."""
     learner = LEARNER._replace(model=linear(), optimizer=optax.sgd(0.0))

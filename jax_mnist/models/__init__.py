@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 from .dense import linear, mlp
-from .precision import mixed_precision
+from .precision import matmul_precision, mixed_precision
 
 if TYPE_CHECKING:
     from .conv import Conv, conv2d, max_pool
@@ -22,6 +22,7 @@ __all__ = [  # noqa: RUF022, from the simple to the large
     "cnn",
     "from_flax",
     "mixed_precision",
+    "matmul_precision",
     "conv2d",
     "max_pool",
     "Conv",

@@ -9,9 +9,10 @@ from jaxtyping import Array, Int
 from ..data.batches import check_batch_size, map_batches
 from ..metrics import predicted_labels
 from ..types import Batch, Dataset, Learner, LossFunction, Metrics, Model, Params
-from .mesh import replicate
+from .mesh import platform_of, replicate
 
-EVALUATION_BATCH_SIZE = 1024
+EVALUATION_BATCH_SIZE = 1024  # on a CPU a larger batch leaves the caches
+_ACCELERATOR_BATCH_SIZE = 4096  # a GPU launches the kernels of each batch anew
 
 
 def evaluate(
@@ -19,15 +20,16 @@ def evaluate(
     params: Params,
     dataset: Dataset,
     *,
-    batch_size: int = EVALUATION_BATCH_SIZE,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> Metrics:
     """Return the mean loss and the accuracy over a dataset, with every image counted once.
 
     Only the learner's model and loss are used. `params` are those to evaluate, of a TrainState
-    `evaluation_params(state)`. The result does not depend on `batch_size`, except for rounding. With a `mesh`, such as
-    `data_mesh()`, every batch is sharded over its devices. Returns Metrics(loss float, accuracy float in [0, 1], count
-    int), each an array []. Raises ValueError if model, dataset and loss do not fit together.
+    `evaluation_params(state)`. The result does not depend on `batch_size`, except for rounding; the default is 1,024 on
+    a CPU and 4,096 on a GPU or TPU. With a `mesh`, such as `data_mesh()`, every batch is sharded over its devices.
+    Returns Metrics(loss float, accuracy float in [0, 1], count int), each an array []. Raises ValueError if model,
+    dataset and loss do not fit together.
 
     >>> import optax
     >>> from jax_mnist import linear, load, mnist_loss
@@ -37,6 +39,7 @@ def evaluate(
     >>> float(metrics.loss), int(metrics.count)
     (0.5, 2038)
     """
+    batch_size = _default_batch_size(mesh) if batch_size is None else batch_size
     check_model_and_data(learner.model, learner.loss_fn, params, dataset, batch_size)
     params, dataset = replicate((params, dataset), mesh)
     return evaluate_params(learner.model, learner.loss_fn, params, dataset, batch_size=batch_size, mesh=mesh)[0]
@@ -49,7 +52,7 @@ def evaluate_params(
     params: Params,
     dataset: Dataset,
     *,
-    batch_size: int = EVALUATION_BATCH_SIZE,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Metrics, Int[Array, " n"]]:
     """Return the metrics and the predicted labels from one compiled program, which `vmap` and `jit` can trace.
@@ -61,9 +64,14 @@ def evaluate_params(
         logits = model.apply(params, batch.x)
         return loss_fn(logits, batch.y), predicted_labels(logits)
 
+    batch_size = _default_batch_size(mesh) if batch_size is None else batch_size
     losses, predicted = map_batches(evaluate_batch, dataset, batch_size, mesh)
     accuracy = jnp.mean(predicted == dataset.labels)
     return Metrics(jnp.mean(losses), accuracy, jnp.asarray(len(dataset), jnp.int32)), predicted
+
+
+def _default_batch_size(mesh: Mesh | None) -> int:
+    return EVALUATION_BATCH_SIZE if platform_of(mesh) == "cpu" else _ACCELERATOR_BATCH_SIZE
 
 
 def check_model_and_data(

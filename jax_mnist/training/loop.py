@@ -77,8 +77,8 @@ def train_step(learner: Learner) -> Callable[..., tuple[TrainState, Float[Array,
     >>> bool(loss < 0.2)
     True
     """
-    # A step does not depend on these two, so learners that differ only in them share one program.
-    return functools.partial(_compiled_step, learner._replace(batch_size=0, shuffle=True))
+    # A step does not depend on these, so learners that differ only in them share one program.
+    return functools.partial(_compiled_step, learner._replace(batch_size=0, shuffle=True, unroll=1))
 
 
 @jax.jit(static_argnums=0)
@@ -177,7 +177,8 @@ def train_epoch(
         return state, loss * inputs.count.astype(loss.dtype)
 
     with use_mesh(mesh):
-        state, loss_sums = jax.lax.scan(one_step, state, step_inputs(learner, state, len(dataset), mesh))
+        inputs = step_inputs(learner, state, len(dataset), mesh)
+        state, loss_sums = jax.lax.scan(one_step, state, inputs, unroll=learner.unroll)
     return state._replace(epoch=state.epoch + 1), jnp.sum(loss_sums) / len(dataset)
 
 

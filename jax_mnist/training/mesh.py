@@ -28,6 +28,15 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=tuple(devices))
 
 
+def platform_of(mesh: Mesh | None) -> str:
+    """Return the platform of the mesh's devices, or of JAX's default device without a mesh: "cpu", "gpu" or "tpu".
+
+    >>> platform_of(data_mesh()) == platform_of(None)
+    True
+    """
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
 def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
     """Put every array of a pytree whole on each device of the mesh, or on the default device without a mesh.
 

@@ -1,0 +1,268 @@
+"""Compile the training programs for a TPU or GPU that need not be there, and print what they consist of.
+
+    python scripts/accelerators.py v5e     # Google's TPU; needs jax[tpu]
+    python scripts/accelerators.py h100    # NVIDIA's GPU; needs jax[cuda13]; also: make accelerators, which runs both
+
+The compilers are those of the devices. Nothing is run, and no time is measured: the last column is an estimate from
+the figures in `TARGETS`. With a device at hand XLA would also try variants of its kernels and take the fastest.
+"""
+
+import argparse
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hlo
+import jax
+import jax.numpy as jnp
+from jax import NamedSharding, P
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.table import Table
+
+from jax_mnist import Dataset, Learner, data_mesh, export_model, init_state, load_exported, speedrun, train_epoch
+from jax_mnist.recipes import RECIPES, make_learner
+from jax_mnist.training.evaluation import evaluate_params
+from jax_mnist.training.sweeps import init_many, train_many
+
+
+class Target(NamedTuple):
+    """A kind of device: how many of them the programs are compiled for, and the vendor's figures of one.
+
+    `memory` is in bytes, `flops` in operations a second on float32 factors at JAX's default precision, `bandwidth` in
+    bytes a second. `launch` is an assumption, in seconds: that starting a kernel takes this time at least.
+    """
+
+    device_counts: tuple[int, ...]
+    memory: float
+    flops: float
+    bandwidth: float
+    launch: float
+
+
+TARGETS = {
+    # In bfloat16, to which a TPU rounds the factors. The sequencer of a TPU starts kernels without the host.
+    "v5e": Target((1, 4), memory=16e9, flops=197e12, bandwidth=819e9, launch=0.0),
+    # In TF32, to which an H100 rounds the factors.
+    "h100": Target((1, 8), memory=80e9, flops=495e12, bandwidth=3.35e12, launch=2e-6),
+}
+
+# What XLA wants to know of a GPU that it cannot ask: a GpuTargetConfigProto in text form.
+H100 = """
+gpu_device_info {
+  name: "NVIDIA H100 80GB HBM3"
+  cuda_compute_capability { major: 9 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  device_memory_size: 84942979072
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  runtime_version: "13.0.0"
+  driver_version: "13.0.0"
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 12 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+def devices(target: str, count: int) -> list[Any]:
+    """Return `count` devices of a target to compile for."""
+    if target == "h100":
+        topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology=f"1x{count}x1")
+    else:
+        # libtpu asks the machine which TPU it has, and locks it. These answer instead.
+        os.environ |= {
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+        }
+        topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    return topology.devices[:count]
+
+
+Trace = Callable[[Mesh | None, int], jax.stages.Traced]
+
+
+class Program(NamedTuple):
+    """A program and the data that it is compiled for.
+
+    `trace(mesh, images)` traces it for that many images. Its loop takes a batch of `batch_size` of them in each step,
+    and `unroll` steps in an iteration. `one_device` says that it takes no mesh.
+    """
+
+    trace: Trace
+    images: int
+    batch_size: int
+    unroll: int = 1
+    one_device: bool = False
+
+
+def programs() -> dict[str, Program]:
+    """Return the programs by name: the training of three nets, and the other loops of the library."""
+    chapter, mnist = _learner("chapter"), _learner("mnist")
+    nets = {"chapter": chapter, "mnist": mnist, "mnist-cnn": _learner("mnist-cnn")}
+    nets |= {f"{name}, unroll 8": nets[name]._replace(unroll=8) for name in ("chapter", "mnist")}
+    members = 64
+
+    def trace_many(mesh: Mesh | None, images: int) -> jax.stages.Traced:
+        init = functools.partial(init_many, learner=chapter, same_order=False)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), members))
+        states = _shapes(jax.eval_shape(init, keys, None, jax.random.key(0)), mesh, "data")
+        return train_many.trace(chapter, states, _dataset(mesh, images), same_order=False)
+
+    return {
+        name: Program(_training(learner), 12_396 if "chapter" in name else 60_000, learner.batch_size, learner.unroll)
+        for name, learner in nets.items()
+    } | {
+        "evaluation of mnist-cnn": Program(_evaluation(nets["mnist-cnn"]), 10_000, 4096),
+        f"fit_many, {members} chapter nets": Program(trace_many, 12_396, chapter.batch_size),
+        "speedrun": Program(_trace_speedrun, 352 * 128, 128, one_device=True),
+        "exported mnist-cnn": Program(_exported(nets["mnist-cnn"]), 1024, 1024, one_device=True),
+    }
+
+
+def _learner(preset: str) -> Learner:
+    recipe = RECIPES[preset]
+    return make_learner(recipe, *((12_396, 2) if recipe.dataset == "mnist_sample" else (60_000, 10)))
+
+
+def _shapes(tree: Any, mesh: Mesh | None, *axes: str) -> Any:
+    sharding = None if mesh is None else NamedSharding(mesh, P(*axes))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def _dataset(mesh: Mesh | None, images: int) -> Dataset:
+    shapes = jax.ShapeDtypeStruct((images, 28, 28), jnp.uint8), jax.ShapeDtypeStruct((images,), jnp.int32)
+    return Dataset(*_shapes(shapes, mesh))
+
+
+def _training(learner: Learner) -> Trace:
+    def trace(mesh: Mesh | None, images: int) -> jax.stages.Traced:
+        state = jax.eval_shape(lambda key: init_state(key, learner), jax.random.key(0))
+        state = _shapes(state, mesh)
+        return train_epoch.trace(learner, state, _dataset(mesh, images), mesh=mesh)
+
+    return trace
+
+
+def _evaluation(learner: Learner) -> Trace:
+    def trace(mesh: Mesh | None, images: int) -> jax.stages.Traced:
+        params = _shapes(jax.eval_shape(learner.model.init, jax.random.key(0)), mesh)
+        batch_size = images if mesh is None else None  # the default depends on the devices
+        arguments = learner.model, learner.loss_fn, params, _dataset(mesh, images)
+        return evaluate_params.trace(*arguments, batch_size=batch_size, mesh=mesh)
+
+    return trace
+
+
+def _trace_speedrun(mesh: Mesh | None, images: int) -> jax.stages.Traced:
+    key = _shapes(jax.eval_shape(lambda: jax.random.key(0)), mesh)
+    dataset = _dataset(mesh, images)
+    return speedrun.train.trace(key, dataset.images, dataset.labels, steps=images // 128)
+
+
+def _exported(learner: Learner) -> Trace:
+    model = learner.model
+    params = model.init(jax.random.key(0))
+
+    def trace(mesh: Mesh | None, images: int) -> jax.stages.Traced:
+        if mesh is None:  # XLA cannot count the operations of the exported program, whose batch size is symbolic
+            return jax.jit(model.apply).trace(params, jax.ShapeDtypeStruct((images, 784), jnp.float32))
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / "model.jaxexport"
+            export_model(file, model, params, tuple("0123456789"))
+            return jax.jit(load_exported(file).logits).trace(_dataset(mesh, images).images)
+
+    return trace
+
+
+class Report(NamedTuple):
+    """What a compiled program consists of; `step` is the computation that holds a step, or `unroll` of them.
+
+    `lowered` is the text of the program before it is compiled. A TPU's compiler replaces float64 by pairs of float32.
+    `kernels` is the number that a step launches, `flops` and `bytes` are those of a step on one device before XLA fuses
+    anything, and `memory` is the peak on a device in bytes: the arguments, the results and what lies between.
+    """
+
+    lowered: str
+    program: dict[str, list[hlo.Operation]]
+    step: str
+    kernels: float
+    flops: float
+    bytes: float
+    memory: int
+
+
+def report(program: Program, target: str, count: int) -> Report:
+    """Compile a program for `count` devices of a target."""
+    mesh = data_mesh(devices(target, count))
+    lowered = program.trace(mesh, program.images).lower()
+    compiled = lowered.compile()
+    computations = hlo.computations(compiled.as_text() or "")
+    bodies = hlo.loop_bodies(computations)
+    # The longest loop is the one over the batches; sorting may be a loop too. Without a loop there is only one batch.
+    step = max(bodies, key=lambda body: hlo.kernels(computations, body), default="ENTRY")
+    kernels = hlo.kernels(computations, step) / program.unroll
+    # XLA counts the operations of a loop once, so of a dataset of one batch it counts those of a step.
+    platform = "cuda" if target == "h100" else "tpu"
+    cost: Any = program.trace(None, program.batch_size).lower(lowering_platforms=(platform,)).cost_analysis()
+    memory: Any = compiled.memory_analysis()
+    per_device = cost["flops"] / count, cost["bytes accessed"] / count
+    return Report(lowered.as_text(), computations, step, kernels, *per_device, memory.peak_memory_in_bytes)
+
+
+def rows(target: str) -> Iterator[tuple[str, ...]]:
+    """Compile each program for each number of devices, and yield the rows of the table."""
+    for name, program in programs().items():
+        for count in (1,) if program.one_device else TARGETS[target].device_counts:
+            found = report(program, target, count)
+            figures = TARGETS[target]
+            roofline = max(found.flops / figures.flops, found.bytes / figures.bandwidth)
+            yield (
+                name,
+                f"{count} {target}",
+                f"{found.flops / 1e6:,.1f}",
+                f"{found.bytes / 1e6:,.1f}",
+                f"{found.kernels:.1f}",
+                str(len(hlo.collectives(found.program, found.step))),
+                f"{found.memory / 1e6:,.0f}",
+                f"{1e6 * (roofline + found.kernels * figures.launch):,.0f}",
+            )
+
+
+def main() -> None:
+    """Print the table of a target."""
+    parser = argparse.ArgumentParser(description="Compile the training programs for devices that need not be there.")
+    parser.add_argument("target", choices=TARGETS, help="the kind of device to compile for")
+    target = parser.parse_args().target
+    jax.config.update("jax_platforms", "cpu")  # which traces; the compilers are asked for by name
+    table = Table("program", "devices", "MFLOP a step", "MB a step", "kernels a step", "collectives", "memory MB",
+                  "estimate, us a step", title=f"compiled with jax {jax.__version__}, not run")  # fmt: skip
+    for column in table.columns[2:]:
+        column.justify = "right"
+    with Console(stderr=True).status("compiling"):
+        for row in rows(target):
+            table.add_row(*row)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
