@@ -42,7 +42,7 @@ docs: .venv/installed-docs
 
 # The compilers for TPUs and NVIDIA's GPUs, which need none but 4 GB of disk, in an environment of their own.
 accelerators: .venv-accelerators/installed
-	JAX_PLATFORMS=cpu .venv-accelerators/bin/python -m pytest -n 0 tests/test_accelerators.py
+	JAX_PLATFORMS=cpu .venv-accelerators/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup tests/test_accelerators.py
 	.venv-accelerators/bin/python scripts/accelerators.py v5e
 	.venv-accelerators/bin/python scripts/accelerators.py h100
 

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from jax_mnist import Dataset, Learner, data_mesh, export_model, init_state, load_exported, speedrun, train_epoch
+from jax_mnist import Dataset, Learner, Model, data_mesh, export_model, init_state, load_exported, speedrun, train_epoch
 from jax_mnist.recipes import RECIPES, make_learner
 from jax_mnist.training.evaluation import evaluate_params
 from jax_mnist.training.sweeps import init_many, train_many
@@ -34,7 +34,8 @@ class Target(NamedTuple):
     """A kind of device: how many of them the programs are compiled for, and the vendor's figures of one.
 
     `memory` is in bytes, `flops` in operations a second on float32 factors at JAX's default precision, `bandwidth` in
-    bytes a second. `launch` is an assumption, in seconds: that starting a kernel takes this time at least.
+    bytes a second. `launch` and `collective` are assumptions: the seconds that starting a kernel takes, and a small
+    all-reduce.
     """
 
     device_counts: tuple[int, ...]
@@ -42,13 +43,14 @@ class Target(NamedTuple):
     flops: float
     bandwidth: float
     launch: float
+    collective: float
 
 
 TARGETS = {
     # In bfloat16, to which a TPU rounds the factors. The sequencer of a TPU starts kernels without the host.
-    "v5e": Target((1, 4), memory=16e9, flops=197e12, bandwidth=819e9, launch=0.0),
+    "v5e": Target((1, 4), memory=16e9, flops=197e12, bandwidth=819e9, launch=0.0, collective=5e-6),
     # In TF32, to which an H100 rounds the factors.
-    "h100": Target((1, 8), memory=80e9, flops=495e12, bandwidth=3.35e12, launch=2e-6),
+    "h100": Target((1, 8), memory=80e9, flops=495e12, bandwidth=3.35e12, launch=2e-6, collective=15e-6),
 }
 
 # What XLA wants to know of a GPU that it cannot ask: a GpuTargetConfigProto in text form.
@@ -135,7 +137,7 @@ def programs() -> dict[str, Program]:
         "evaluation of mnist-cnn": Program(_evaluation(nets["mnist-cnn"]), 10_000, 4096),
         f"fit_many, {members} chapter nets": Program(trace_many, 12_396, chapter.batch_size),
         "speedrun": Program(_trace_speedrun, 352 * 128, 128, one_device=True),
-        "exported mnist-cnn": Program(_exported(nets["mnist-cnn"]), 1024, 1024, one_device=True),
+        "exported mnist-cnn": Program(_exported(nets["mnist-cnn"].model), 1024, 1024, one_device=True),
     }
 
 
@@ -179,11 +181,9 @@ def _trace_speedrun(mesh: Mesh | None, images: int) -> jax.stages.Traced:
     return speedrun.train.trace(key, dataset.images, dataset.labels, steps=images // 128)
 
 
-def _exported(learner: Learner) -> Trace:
-    model = learner.model
-    params = model.init(jax.random.key(0))
-
+def _exported(model: Model) -> Trace:
     def trace(mesh: Mesh | None, images: int) -> jax.stages.Traced:
+        params = model.init(jax.random.key(0))
         if mesh is None:  # XLA cannot count the operations of the exported program, whose batch size is symbolic
             return jax.jit(model.apply).trace(params, jax.ShapeDtypeStruct((images, 784), jnp.float32))
         with tempfile.TemporaryDirectory() as directory:
@@ -197,15 +197,16 @@ def _exported(learner: Learner) -> Trace:
 class Report(NamedTuple):
     """What a compiled program consists of; `step` is the computation that holds a step, or `unroll` of them.
 
-    `lowered` is the text of the program before it is compiled. A TPU's compiler replaces float64 by pairs of float32.
-    `kernels` is the number that a step launches, `flops` and `bytes` are those of a step on one device before XLA fuses
-    anything, and `memory` is the peak on a device in bytes: the arguments, the results and what lies between.
+    `kernels` and `collectives` are the numbers that a step launches, `flops` and `bytes` are those of a step on one
+    device, and `memory` is the peak on a device in bytes: the arguments, the results and what lies between. `lowered`
+    is the text of the program before it is compiled: a TPU's compiler replaces float64 by pairs of float32.
     """
 
     lowered: str
     program: dict[str, list[hlo.Operation]]
     step: str
     kernels: float
+    collectives: float
     flops: float
     bytes: float
     memory: int
@@ -213,20 +214,27 @@ class Report(NamedTuple):
 
 def report(program: Program, target: str, count: int) -> Report:
     """Compile a program for `count` devices of a target."""
-    mesh = data_mesh(devices(target, count))
-    lowered = program.trace(mesh, program.images).lower()
-    compiled = lowered.compile()
-    computations = hlo.computations(compiled.as_text() or "")
-    bodies = hlo.loop_bodies(computations)
+    lowered = program.trace(data_mesh(devices(target, count)), program.images).lower()
+    compiled: Any = lowered.compile()
+    computations = hlo.computations(compiled.as_text())
     # The longest loop is the one over the batches; sorting may be a loop too. Without a loop there is only one batch.
+    bodies = hlo.loop_bodies(computations)
     step = max(bodies, key=lambda body: hlo.kernels(computations, body), default="ENTRY")
-    kernels = hlo.kernels(computations, step) / program.unroll
+    in_iteration = hlo.kernels, lambda *body: len(hlo.collectives(*body)), hlo.bytes_moved
+    kernels, collectives, moved = (count_in(computations, step) / program.unroll for count_in in in_iteration)
     # XLA counts the operations of a loop once, so of a dataset of one batch it counts those of a step.
     platform = "cuda" if target == "h100" else "tpu"
     cost: Any = program.trace(None, program.batch_size).lower(lowering_platforms=(platform,)).cost_analysis()
-    memory: Any = compiled.memory_analysis()
-    per_device = cost["flops"] / count, cost["bytes accessed"] / count
-    return Report(lowered.as_text(), computations, step, kernels, *per_device, memory.peak_memory_in_bytes)
+    memory = compiled.memory_analysis().peak_memory_in_bytes
+    text = lowered.as_text()
+    return Report(text, computations, step, kernels, collectives, cost["flops"] / count, moved, memory)
+
+
+def estimate(found: Report, target: str) -> float:
+    """Return the seconds of a step from the figures in `TARGETS`: the roofline, the launches and the collectives."""
+    _, _, flops, bandwidth, launch, collective = TARGETS[target]
+    roofline = max(found.flops / flops, found.bytes / bandwidth)
+    return roofline + found.kernels * launch + found.collectives * collective
 
 
 def rows(target: str) -> Iterator[tuple[str, ...]]:
@@ -234,17 +242,15 @@ def rows(target: str) -> Iterator[tuple[str, ...]]:
     for name, program in programs().items():
         for count in (1,) if program.one_device else TARGETS[target].device_counts:
             found = report(program, target, count)
-            figures = TARGETS[target]
-            roofline = max(found.flops / figures.flops, found.bytes / figures.bandwidth)
             yield (
                 name,
                 f"{count} {target}",
                 f"{found.flops / 1e6:,.1f}",
                 f"{found.bytes / 1e6:,.1f}",
                 f"{found.kernels:.1f}",
-                str(len(hlo.collectives(found.program, found.step))),
+                f"{found.collectives:.0f}",
                 f"{found.memory / 1e6:,.0f}",
-                f"{1e6 * (roofline + found.kernels * figures.launch):,.0f}",
+                f"{1e6 * estimate(found, target):,.0f}",
             )
 
 
@@ -254,8 +260,8 @@ def main() -> None:
     parser.add_argument("target", choices=TARGETS, help="the kind of device to compile for")
     target = parser.parse_args().target
     jax.config.update("jax_platforms", "cpu")  # which traces; the compilers are asked for by name
-    table = Table("program", "devices", "MFLOP a step", "MB a step", "kernels a step", "collectives", "memory MB",
-                  "estimate, us a step", title=f"compiled with jax {jax.__version__}, not run")  # fmt: skip
+    table = Table("program", "devices", "MFLOP a step", "MB a step", "kernels a step", "collectives", "memory, MB",
+                  "estimate, us", title=f"compiled with jax {jax.__version__}, not run")  # fmt: skip
     for column in table.columns[2:]:
         column.justify = "right"
     with Console(stderr=True).status("compiling"):

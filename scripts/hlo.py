@@ -1,5 +1,6 @@
 """Read the text of a compiled program: its loops, and what an iteration of them launches."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,6 +12,19 @@ _NO_KERNELS = (
     "while", "conditional", "call",
 )  # fmt: skip
 _NO_KERNEL_TARGETS = "AllocateBuffer", "ConcatBitcast"
+_ITEM_SIZES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+}
 
 
 class Operation(NamedTuple):
@@ -69,6 +83,36 @@ def kernels(program: dict[str, list[Operation]], name: str) -> int:
         else:
             count += _is_kernel(operation)
     return count
+
+
+def bytes_moved(program: dict[str, list[Operation]], name: str) -> int:
+    """Return how many bytes the kernels of a computation read and write: their operands and results.
+
+    A fusion that slices or gathers reads no more of an operand than it produces inside. Loops count as for `kernels`.
+    """
+    total, sizes = 0, {}
+    for operation in program[name]:
+        target, _, value = operation.line.removeprefix("ROOT ").partition(" = ")
+        result, _, rest = value.partition(f" {operation.opcode}")
+        sizes[target] = _size(result)
+        others = called(program, operation)
+        if operation.opcode in ("while", "conditional", "call"):
+            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', operation.line)
+            total += max((bytes_moved(program, other) for other in others), default=0) * int(trips[1] if trips else 1)
+        elif _is_kernel(operation):
+            operands = [sizes.get(operand, 0) for operand in re.findall(r"%[\w.\-]+", rest.partition("),")[0])]
+            parts = [part for other in others for part in inside(program, other) if part.opcode != "parameter"]
+            if any(part.opcode in ("gather", "dynamic-slice") for part in parts):
+                most = max(_size(part.line.partition(" = ")[2].partition(f" {part.opcode}")[0]) for part in parts)
+                operands = [min(operand, most) for operand in operands]
+            total += sizes[target] + sum(operands)
+    return total
+
+
+def _size(shapes: str) -> int:
+    """Return the bytes of the arrays in a text such as "(f32[256,30], s32[])"."""
+    arrays = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
+    return sum(_ITEM_SIZES[kind] * math.prod(int(side) for side in sides.split(",") if side) for kind, sides in arrays)
 
 
 def _is_kernel(operation: Operation) -> bool:

@@ -30,8 +30,9 @@ UNROLLED = "chapter, unroll 8", "mnist, unroll 8"
 
 def on(target, *names, counts=None):
     """Return the parameters of a test: programs, and the numbers of devices that they are compiled for."""
+    # With `--dist loadgroup`, all tests of a program run in the worker that has compiled it.
     return [
-        pytest.param(target, name, count, marks=NEEDS[target])
+        pytest.param(target, name, count, marks=(NEEDS[target], pytest.mark.xdist_group(f"{target} {name} {count}")))
         for name in names
         for count in counts or accelerators.TARGETS[target].device_counts
         if count == 1 or not PROGRAMS[name].one_device
