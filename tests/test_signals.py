@@ -10,16 +10,20 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
+from compilations import counting_compilations
 from launcher import started
 from PIL import Image
 from test_resume import checkpoints_of, history_of, model_of
 
 import jax_mnist
-from jax_mnist import load, load_run
+from jax_mnist import EpochRecord, init_state, load, load_run
 from jax_mnist.__main__ import main
-from jax_mnist.cli import evaluate, predict
+from jax_mnist.cli import evaluate, predict, train
 from jax_mnist.cli.signals import saving_on_signals
+from jax_mnist.recipes import RECIPES, make_learner
+from jax_mnist.runs import Progress, save_progress, write_results
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 TRAIN = [str(SCRIPTS / "train.py"), "--platform", "cpu"]
@@ -115,6 +119,21 @@ def test_signal_in_an_epoch_saves_the_one_before_without_waiting(tmp_path, capsy
     digit = load("mnist_sample").valid.images[0]
     Image.fromarray(255 - digit).resize((280, 280)).save(tmp_path / "digit.png")
     assert predict.main([str(tmp_path), str(tmp_path / "digit.png")]) == 0
+
+
+def test_saving_runs_no_program(tmp_path, tiny):
+    # On a GPU a program would wait for the epoch that runs, however small it is; on a CPU it might not.
+    recipe = RECIPES["chapter"]._replace(optimizer="adam", ema=0.9)
+    state = init_state(jax.random.key(0), make_learner(recipe, 30, 2))
+    progress = Progress(state, best=state).add(state, EpochRecord(1, 0.5, 0.4, 0.9, 0.1, 0.1))
+    jax.clear_caches()  # so that any operation has to be compiled
+    with counting_compilations() as programs:
+        save_progress(tmp_path, progress, {})
+        params, result = train._result(progress, tiny, {}, {}, "SIGTERM")
+        write_results(tmp_path, params, progress.records, {}, result)
+        assert programs == []
+        jax.block_until_ready(state.epoch + 1)
+        assert len(programs) == 1
 
 
 @needs_proc
