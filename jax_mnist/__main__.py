@@ -1,52 +1,18 @@
 """`python -m jax_mnist COMMAND`; without a command, the versions and devices."""
 
-import functools
-import operator
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
 
-from tyro.conf import subcommand
-
-from .cli import (
-    datasets,
-    evaluate,
-    export,
-    export_folder,
-    export_page,
-    lr_find,
-    predict,
-    prepare_tfds,
-    report,
-    speedrun,
-    sweep,
-    train,
-)
-from .cli.console import command
-
-_COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
-    "train": (train.TrainConfig, train.run),
-    "sweep": (sweep.SweepConfig, sweep.run),
-    "lr_find": (lr_find.LrFindConfig, lr_find.run),
-    "evaluate": (evaluate.EvaluateConfig, evaluate.run),
-    "predict": (predict.PredictConfig, predict.run),
-    "export": (export.ExportConfig, export.run),
-    "export_page": (export_page.ExportPageConfig, export_page.run),
-    "export_folder": (export_folder.ExportFolderConfig, export_folder.run),
-    "prepare_tfds": (prepare_tfds.PrepareTfdsConfig, prepare_tfds.run),
-    "datasets": (datasets.DatasetsConfig, datasets.run),
-    "speedrun": (speedrun.SpeedrunConfig, speedrun.run),
-}
+from .cli.signals import exit_on_signals
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
-    args = sys.argv[1:] if args is None else args
-    if not args:
-        return report.run(_COMMANDS)
-    configs = (Annotated[config, subcommand(name)] for name, (config, _) in _COMMANDS.items())
-    any_config, runs = functools.reduce(operator.or_, configs), dict(_COMMANDS.values())
-    return command(any_config, lambda config: runs[type(config)](config), args, prog="jax_mnist")
+    """Run a command and return its exit code; without `args`, that of this process, which signals then end."""
+    if args is None:
+        exit_on_signals()  # before JAX is imported, which takes a second
+    from .cli.commands import run
+
+    return run(sys.argv[1:] if args is None else args)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 import sys
 
-from jax_mnist.cli.export import main
+from jax_mnist.cli.signals import exit_on_signals
 
 if __name__ == "__main__":
+    exit_on_signals()
+    from jax_mnist.cli.export import main
+
     sys.exit(main())

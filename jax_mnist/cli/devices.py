@@ -37,6 +37,8 @@ def set_up_devices(config: Any) -> None:
             jax.config.update("jax_num_cpu_devices", config.devices)
         except RuntimeError as error:
             raise ValueError("--devices must be set before JAX is used in this process") from error
+    # It would install a handler of its own for SIGTERM, in C++, in place of that of `exit_on_signals`.
+    jax.config.update("jax_enable_preemption_service", False)
     timeouts: dict[str, Any] = {
         "heartbeat_timeout_seconds": _HEARTBEAT_SECONDS,
         "shutdown_timeout_seconds": _HEARTBEAT_SECONDS,

@@ -43,6 +43,7 @@ from .console import (
 from .devices import choose_mesh, exit_if_processes_are_lost, set_up_devices
 from .logs import tensorboard
 from .pictures import draw_run, import_plots
+from .signals import saving_on_signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +138,7 @@ def train(config: TrainConfig) -> int:
             )
 
     # Loop. One compiled epoch at a time; everything that callbacks do elsewhere is a line here.
-    bar = ProgressBar(
+    display = ProgressBar(
         TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn(),
         console=console, transient=True,
     )  # fmt: skip
@@ -146,73 +147,82 @@ def train(config: TrainConfig) -> int:
     first_epoch = len(progress.records) + 1
     stopped = _early_stop(progress, config.patience)
     is_finished = bool(stopped) or len(progress.records) == recipe.epochs  # a resumed run may be
-    with bar, tensorboard(events, progress.records) as log:
-        task = bar.add_task("compiling", total=recipe.epochs, completed=len(progress.records))
-        epochs = fit_epochs(None, learner, splits, epochs=recipe.epochs, state=progress.state, mesh=mesh)
-        for state, record in () if is_finished else epochs:
-            if record.epoch == first_epoch:
-                elapsed = time.perf_counter() - start
-                seconds["compilation"] = elapsed - record.seconds - record.evaluation_seconds
-            if not is_finite(record):
-                schedule = make_schedule(recipe, len(splits.train), recipe.learning_rate)
-                reason = describe_divergence(record, learner, progress.state, splits.train, schedule)
-                if is_first:  # save the state before this epoch, not the one that diverged
-                    path = save_progress(directory, progress, settings)
-                    reason += f"; the last good state, of epoch {record.epoch - 1}, is in {path}"
-                raise ValueError(reason)
-            progress = progress.add(to_local(state), record)
-            log(record)
-            bar.update(task, advance=1, description=f"accuracy {record.accuracy:.4f}")
-            stopped = _early_stop(progress, config.patience)
-            # Writing waits for the disk, about 10 ms: by default so rarely that a run of seconds does not notice.
-            if config.checkpoint_every is None:
-                is_due = time.perf_counter() - saved_at >= 5
-            else:
-                is_due = record.epoch % config.checkpoint_every == 0
-            is_last = bool(stopped) or record.epoch == recipe.epochs
-            if is_first and (is_due or is_last):
-                save_progress(directory, progress, settings)
-                saved_at = time.perf_counter()
-            if stopped:
-                break
-
-    # Result: of the best epoch if the run may stop early, otherwise of the last.
-    records = progress.records
-    kept = records[-1] if config.patience is None else best_record(records)
-    params = evaluation_params(progress.state if progress.best is None else progress.best)
-    seconds.setdefault("compilation", 0.0)
-    seconds["training"] = sum(record.seconds for record in records)
-    seconds["evaluation"] = sum(record.evaluation_seconds for record in records)
-    result: dict[str, Any] = {
-        "accuracy": kept.accuracy,
-        "loss": kept.valid_loss,
-        "epoch": kept.epoch,
-        "correct": round(kept.accuracy * len(splits.valid)),
-        "count": len(splits.valid),
-        "train_count": len(splits.train),
-        "seconds": seconds,
+    are_results_written = False
+    options = {name: value for name, value in dataclasses.asdict(config).items() if name != "recipe"}
+    facts = {"classes": classes, "train_count": len(splits.train)}
+    run_config = recipe._asdict() | options | facts
+    hardware = {
         "device": describe(device),
         "devices": 1 if mesh is None else mesh.size,
         "processes": jax.process_count(),
     }
-    if stopped:
-        result["stopped"] = stopped
-    if progress.resumed_from:
-        result["resumed_from"] = progress.resumed_from
-    console.print(_table(records, _evaluated_part(recipe.dataset, config.hold_out)))
-    if config.seeds > 1:
-        seeds = range(config.seed, config.seed + config.seeds)
-        with console.status(f"training seeds {seeds[1]} to {seeds[-1]}"):
-            result |= _train_further_seeds(params, kept.accuracy, seeds[1:], learner, splits, recipe.epochs, mesh)
-    if is_first:
-        options = {name: value for name, value in dataclasses.asdict(config).items() if name != "recipe"}
-        facts = {"classes": classes, "train_count": len(splits.train)}
-        write_results(directory, params, records, recipe._asdict() | options | facts, result)
-        # Without a mesh, this program has already been compiled to evaluate the epochs.
-        _, predicted = evaluate_params(learner.model, learner.loss_fn, params, splits.valid, mesh=None)
-        draw_run(directory, History.from_records(records), predicted, splits.valid, classes)
-    console.print(_describe_result(result, directory))
-    if result.get("accuracy_mean", kept.accuracy) < config.target_accuracy:
+
+    def save(signal_name: str) -> None:
+        finished = f"stopped by {signal_name}: {len(progress.records)} of {recipe.epochs} epochs are finished"
+        try:
+            if is_first and progress.records and not are_results_written:
+                save_progress(directory, progress, settings)
+                params, result = _result(progress, splits, seconds, hardware, signal_name)
+                write_results(directory, params, progress.records, run_config, result)
+        finally:
+            display.stop()
+        if progress.records:
+            console.print(f"{finished} and saved; the same options with --resume {directory} continue")
+        else:
+            console.print(f"{finished}; nothing is saved")
+
+    with saving_on_signals(save) as lock, tensorboard(events, progress.records) as log:
+        with display:
+            task = display.add_task("compiling", total=recipe.epochs, completed=len(progress.records))
+            epochs = fit_epochs(None, learner, splits, epochs=recipe.epochs, state=progress.state, mesh=mesh)
+            for state, record in () if is_finished else epochs:
+                if record.epoch == first_epoch:
+                    elapsed = time.perf_counter() - start
+                    seconds["compilation"] = elapsed - record.seconds - record.evaluation_seconds
+                if not is_finite(record):
+                    schedule = make_schedule(recipe, len(splits.train), recipe.learning_rate)
+                    reason = describe_divergence(record, learner, progress.state, splits.train, schedule)
+                    if is_first:  # save the state before this epoch, not the one that diverged
+                        with lock:
+                            path = save_progress(directory, progress, settings)
+                        reason += f"; the last good state, of epoch {record.epoch - 1}, is in {path}"
+                    raise ValueError(reason)
+                with lock:
+                    progress = progress.add(to_local(state), record)
+                    log(record)
+                    display.update(task, advance=1, description=f"accuracy {record.accuracy:.4f}")
+                    stopped = _early_stop(progress, config.patience)
+                    # Writing waits for the disk, about 10 ms: by default so rarely that short runs do not notice.
+                    if config.checkpoint_every is None:
+                        is_due = time.perf_counter() - saved_at >= 5
+                    else:
+                        is_due = record.epoch % config.checkpoint_every == 0
+                    is_last = bool(stopped) or record.epoch == recipe.epochs
+                    if is_first and (is_due or is_last):
+                        save_progress(directory, progress, settings)
+                        saved_at = time.perf_counter()
+                if stopped:
+                    break
+
+        # Result.
+        records = progress.records
+        params, result = _result(progress, splits, seconds, hardware, stopped)
+        console.print(_table(records, _evaluated_part(recipe.dataset, config.hold_out)))
+        if config.seeds > 1:
+            seeds = range(config.seed, config.seed + config.seeds)
+            display = console.status(f"training seeds {seeds[1]} to {seeds[-1]}")
+            with display:
+                accuracy = result["accuracy"]
+                result |= _train_further_seeds(params, accuracy, seeds[1:], learner, splits, recipe.epochs, mesh)
+        if is_first:
+            with lock:
+                write_results(directory, params, records, run_config, result)
+                are_results_written = True
+            # Without a mesh, this program has already been compiled to evaluate the epochs.
+            _, predicted = evaluate_params(learner.model, learner.loss_fn, params, splits.valid, mesh=None)
+            draw_run(directory, History.from_records(records), predicted, splits.valid, classes)
+        console.print(_describe_result(result, directory))
+    if result.get("accuracy_mean", result["accuracy"]) < config.target_accuracy:
         console.print(f"target accuracy {config.target_accuracy} missed", style="red")
         return EXIT_TARGET_MISSED
     return EXIT_OK
@@ -238,6 +248,37 @@ def _early_stop(progress: Progress, patience: int | None) -> str | None:
         return None
     epochs = progress.records[-1].epoch - best_record(progress.records).epoch
     return f"no lower validation loss for {patience} epochs" if epochs >= patience else None
+
+
+def _result(
+    progress: Progress, splits: Splits, seconds: dict[str, float], hardware: dict[str, Any], stopped: str | None
+) -> tuple[Params, dict[str, Any]]:
+    """Return the parameters to keep and their result, of the best epoch if the run may stop early, or of the last.
+
+    A signal asks for them while the device computes the next epoch, so nothing here may wait for the device.
+    """
+    records = progress.records
+    kept = records[-1] if progress.best is None else best_record(records)
+    result: dict[str, Any] = {
+        "accuracy": kept.accuracy,
+        "loss": kept.valid_loss,
+        "epoch": kept.epoch,
+        "correct": round(kept.accuracy * len(splits.valid)),
+        "count": len(splits.valid),
+        "train_count": len(splits.train),
+        "seconds": {
+            "compilation": 0.0,
+            **seconds,
+            "training": sum(record.seconds for record in records),
+            "evaluation": sum(record.evaluation_seconds for record in records),
+        },
+        **hardware,
+    }
+    if stopped:
+        result["stopped"] = stopped
+    if progress.resumed_from:
+        result["resumed_from"] = progress.resumed_from
+    return evaluation_params(progress.state if progress.best is None else progress.best), result
 
 
 def _train_further_seeds(
