@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from .training.checkpoints import (
 from .types import EpochRecord, History, Learner, Params, Splits, TrainState
 
 CONFIG, RESULT, HISTORY, PARAMS = "config.json", "result.json", "history.csv", "model.safetensors"
+PICTURES = "curves.png", "predictions.png"
 _CHECKPOINT = "checkpoint-{}.safetensors"
 
 
@@ -89,10 +90,7 @@ def save_progress(directory: Path, progress: Progress, settings: dict[str, Any])
     checkpoints = _checkpoints(directory)
     previous = max((number for number in checkpoints if number < epoch), default=None)
     old = [file for number, file in checkpoints.items() if number not in (epoch, previous)]
-    # A killed process leaves its temporary file, whose name begins with a dot.
-    for file in (*old, *directory.glob(f".{_CHECKPOINT}".format("*"))):
-        with contextlib.suppress(OSError):  # it only takes up space
-            file.unlink()
+    _delete([*old, *_left_by_killed_process(directory)])
     return path
 
 
@@ -122,6 +120,18 @@ def restore_progress(directory: Path, start: Progress, settings: dict[str, Any])
     return start, [*notes, "no valid checkpoint: starting from the beginning"]
 
 
+def _left_by_killed_process(directory: Path) -> Iterator[Path]:
+    """Return the temporary files of `atomic_write`: a dot, the name's stem, a dash, anything, the suffix."""
+    for name in (_CHECKPOINT.format("*"), PARAMS, HISTORY, CONFIG, RESULT, *PICTURES):
+        yield from directory.glob(f".{Path(name).stem}-*{Path(name).suffix}")
+
+
+def _delete(files: Iterable[Path]) -> None:
+    for file in files:
+        with contextlib.suppress(OSError):  # it only takes up space
+            file.unlink()
+
+
 def _checkpoints(directory: Path) -> dict[int, Path]:
     """Return the checkpoint files of a directory by epoch."""
     pattern = re.compile(re.escape(_CHECKPOINT).replace(r"\{\}", r"(\d+)"))
@@ -146,6 +156,7 @@ def write_results(
         temporary.write_text(table.getvalue(), encoding="utf-8")
     write_json(directory / CONFIG, config)
     write_json(directory / RESULT, result)
+    _delete(_left_by_killed_process(directory))
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

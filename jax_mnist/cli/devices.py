@@ -3,7 +3,8 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -63,6 +64,21 @@ def choose_mesh(devices: int | None) -> Mesh | None:
     for device in jax.devices():
         of_process.setdefault(device.process_index, []).append(device)
     return data_mesh([device for own in of_process.values() for device in own[:devices]])
+
+
+@contextlib.contextmanager
+def saving_if_processes_are_lost(save: Callable[[], None], lock: threading.Lock) -> Iterator[None]:
+    """Call `save` under the lock if another process of the job has ended, and raise the error again.
+
+    A cluster stops the processes of a job one after the other: the first may lose another one before its own signal.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError:
+        if jax.process_count() > 1:
+            with lock:
+                save()
+        raise
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ from .console import (
     use_one_thread,
     use_platform,
 )
-from .devices import choose_mesh, exit_if_processes_are_lost, set_up_devices
+from .devices import choose_mesh, exit_if_processes_are_lost, saving_if_processes_are_lost, set_up_devices
 from .logs import tensorboard
 from .pictures import draw_run, import_plots
 from .signals import saving_on_signals
@@ -157,11 +157,15 @@ def train(config: TrainConfig) -> int:
         "processes": jax.process_count(),
     }
 
+    def save_checkpoint() -> None:
+        if is_first and progress.records:
+            save_progress(directory, progress, settings)
+
     def save(signal_name: str) -> None:
         finished = f"stopped by {signal_name}: {len(progress.records)} of {recipe.epochs} epochs are finished"
         try:
             if is_first and progress.records and not are_results_written:
-                save_progress(directory, progress, settings)
+                save_checkpoint()
                 params, result = _result(progress, splits, seconds, hardware, signal_name)
                 write_results(directory, params, progress.records, run_config, result)
         finally:
@@ -172,7 +176,7 @@ def train(config: TrainConfig) -> int:
             console.print(f"{finished}; nothing is saved")
 
     with saving_on_signals(save) as lock, tensorboard(events, progress.records) as log:
-        with display:
+        with display, saving_if_processes_are_lost(save_checkpoint, lock):
             task = display.add_task("compiling", total=recipe.epochs, completed=len(progress.records))
             epochs = fit_epochs(None, learner, splits, epochs=recipe.epochs, state=progress.state, mesh=mesh)
             for state, record in () if is_finished else epochs:
