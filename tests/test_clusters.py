@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).parents[1]
 SLURM_CONF = Path("/run/jax_mnist-slurm/slurm.conf")
 PAGE = (ROOT / "docs/distributed.md").read_text(encoding="utf-8")
-EPOCHS = 6
+EPOCHS = 6  # so many that a job can be stopped before the last one
 OPTIONS = ["--platform", "cpu", "--epochs", str(EPOCHS)]
 ENVIRONMENT = os.environ | {
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -89,50 +89,59 @@ def test_two_processes_of_open_mpi_train_as_one(one_process, tmp_path):
 
 @pytest.fixture(scope="module")
 def batch_script(tmp_path_factory):
-    if shutil.which("sinfo") is None or not SLURM_CONF.exists():
-        pytest.skip("Slurm is not running: `.ci/slurm start`, as root, starts it")
-    assert called("sinfo", "--noheader", "--format=%t").split() == ["idle"]
+    sinfo = ["sinfo", "--noheader", "--format=%t"]
+    if not SLURM_CONF.exists() or subprocess.run(sinfo, env=ENVIRONMENT, capture_output=True).stdout != b"idle\n":
+        pytest.skip("no Slurm: `.ci/slurm start`, as root, starts one")
     (script,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", PAGE, re.DOTALL)
     path = tmp_path_factory.mktemp("slurm") / "train.sh"
     path.write_text(script)
-    return str(path)
+    return path
 
 
 @contextlib.contextmanager
 def submitted(batch_script, run, *options):
-    """Submit the batch script, and cancel the job when the block ends."""
-    ENVIRONMENT["RUN"] = str(run)
-    log = f"--output={run.with_suffix('.log')}"
-    job = called("sbatch", "--parsable", log, batch_script, *OPTIONS, *options).strip()
+    """Submit the batch script and return the job's number; cancel the job when the block ends."""
+    submit = ["sbatch", "--parsable", f"--export=ALL,RUN={run}", f"--output={log_of(run)}", str(batch_script)]
+    job = called(*submit, *OPTIONS, *options).strip()
     try:
         yield job
     finally:
         called("scancel", job)
 
 
-def wait_until(condition, job, run, seconds):
-    """Wait until the job's fields, as `scontrol show job` names them, meet a condition."""
+def log_of(run):
+    return run.with_suffix(".log")
+
+
+def wait_for(condition, run, seconds):
+    """Return the first true value of the condition."""
     deadline = time.monotonic() + seconds
-    while True:
+    while not (value := condition()):
+        assert time.monotonic() < deadline, log_of(run).read_text() if log_of(run).exists() else "the job did not start"
+        time.sleep(0.01)
+    return value
+
+
+def wait_for_state(job, run, seconds, **expected):
+    """Wait until the job's fields, as `scontrol show job` names them, have these values."""
+
+    def has_them():
         shown = called("scontrol", "--oneliner", "show", "job", job)
-        fields = dict(field.split("=", 1) for field in shown.split() if "=" in field)
-        if condition(fields):
-            return
-        log = run.with_suffix(".log")
-        assert time.monotonic() < deadline, shown + (log.read_text() if log.exists() else "")
-        assert fields["JobState"] not in ("FAILED", "TIMEOUT", "CANCELLED"), shown + log.read_text()
-        time.sleep(0.1)
+        assert not re.search("JobState=(FAILED|CANCELLED|TIMEOUT|NODE_FAIL)", shown), shown + log_of(run).read_text()
+        return {f"{name}={value}" for name, value in expected.items()} <= set(shown.split())
+
+    wait_for(has_them, run, seconds)
 
 
-def is_completed(fields):
-    return fields["JobState"] == "COMPLETED"
+def last_checkpoint(run):
+    return max((int(path.stem.removeprefix("checkpoint-")) for path in run.glob("checkpoint-*")), default=0)
 
 
 @pytest.fixture(scope="module")
 def unbroken(batch_script, tmp_path_factory):
     run = tmp_path_factory.mktemp("unbroken") / "run"
     with submitted(batch_script, run) as job:
-        wait_until(is_completed, job, run, seconds=120)
+        wait_for_state(job, run, 120, JobState="COMPLETED")
     return run
 
 
@@ -141,16 +150,25 @@ def test_two_tasks_of_slurm_train_as_one_process(unbroken, one_process):
     assert "resumed_from" not in result(unbroken)
 
 
-def test_killed_task_ends_the_other_and_the_requeued_job_is_bit_identical(batch_script, unbroken, tmp_path):
+def test_slurm_job_that_is_requeued_and_loses_a_task_is_bit_identical(batch_script, unbroken, tmp_path):
     run = tmp_path / "run"
     with submitted(batch_script, run, "--checkpoint-every", "1") as job:
-        wait_until(lambda fields: list(run.glob("checkpoint-*")), job, run, seconds=120)
+        # Slurm sends SIGTERM to the tasks and queues the job again, as it does for a preempted one.
+        wait_for(lambda: last_checkpoint(run), run, 120)
+        called("scontrol", "requeue", job)
+        wait_for_state(job, run, 60, Restarts="1", JobState="RUNNING")
+        (stopped,) = re.findall(
+            r"stopped by SIGTERM: (\d+) of \d+ epochs are finished and saved", log_of(run).read_text()
+        )
+        assert last_checkpoint(run) == int(stopped) < EPOCHS
+
+        # Without a task, the other ends, and the batch script requeues the job.
+        wait_for(lambda: last_checkpoint(run) > int(stopped), run, 120)
         pids = [line.split() for line in called("scontrol", "listpids", f"{job}.0").splitlines()]
         (victim,) = [int(pid) for pid, _, _, _, task in pids if task == "1"]
         os.kill(victim, signal.SIGKILL)
-        # The batch script requeues the job when both tasks have ended.
-        wait_until(lambda fields: fields["Restarts"] == "1", job, run, seconds=60)
-        assert "error: another process has ended or cannot be reached" in run.with_suffix(".log").read_text()
-        wait_until(is_completed, job, run, seconds=120)
-    assert 1 <= result(run)["resumed_from"]["epoch"] < EPOCHS
+        wait_for_state(job, run, 60, Restarts="2")
+        assert log_of(run).read_text().count("error: another process has ended or cannot be reached") == 1
+        wait_for_state(job, run, 120, JobState="COMPLETED")
+    assert int(stopped) < result(run)["resumed_from"]["epoch"] < EPOCHS
     assert_same_bits(run, unbroken)
