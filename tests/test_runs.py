@@ -86,6 +86,20 @@ def test_new_run_replaces_the_checkpoints_of_an_old_one(saved, start, settings):
     assert names(saved) == ["checkpoint-3.safetensors", "checkpoint-mine.safetensors"]
 
 
+def test_results_replace_what_a_killed_process_left(tmp_path):
+    killed = [
+        ".model-half.safetensors",
+        ".history-half.csv",
+        ".config-half.json",
+        ".result-half.json",
+        ".curves-half.png",
+    ]
+    for name in (*killed, ".notes.json"):
+        (tmp_path / name).touch()
+    write_results(tmp_path, {"bias": np.zeros(1)}, [], {}, {})
+    assert names(tmp_path) == [".notes.json", "config.json", "history.csv", "model.safetensors", "result.json"]
+
+
 def test_full_disk_loses_nothing(saved, start, settings):
     """A limit on the file size simulates it: the system refuses to write in the middle of a file."""
     before = {file.name: file.read_bytes() for file in saved.iterdir()}
