@@ -76,7 +76,7 @@ def test_every_file_that_a_page_names_exists(page):
 
 def test_every_command_on_a_page_parses():
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    commands = re.findall(r"^ +(?:srun )?python scripts/(\w+)\.py(.*)$", text, re.MULTILINE)
+    commands = re.findall(r"^ +(?:mpirun -np 2 )?python scripts/(\w+)\.py(.*)$", text, re.MULTILINE)
     assert {"train", "evaluate", "predict", "export_page", "sweep"} <= {name for name, _ in commands}
     for name, args in commands:
         if (ROOT / f"jax_mnist/cli/{name}.py").exists():
