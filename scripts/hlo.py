@@ -12,19 +12,6 @@ _NO_KERNELS = (
     "while", "conditional", "call",
 )  # fmt: skip
 _NO_KERNEL_TARGETS = "AllocateBuffer", "ConcatBitcast"
-_ITEM_SIZES = {
-    "pred": 1,
-    "s8": 1,
-    "u8": 1,
-    "bf16": 2,
-    "f16": 2,
-    "s32": 4,
-    "u32": 4,
-    "f32": 4,
-    "s64": 8,
-    "u64": 8,
-    "f64": 8,
-}
 
 
 class Operation(NamedTuple):
@@ -110,9 +97,11 @@ def bytes_moved(program: dict[str, list[Operation]], name: str) -> int:
 
 
 def _size(shapes: str) -> int:
-    """Return the bytes of the arrays in a text such as "(f32[256,30], s32[])"."""
-    arrays = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
-    return sum(_ITEM_SIZES[kind] * math.prod(int(side) for side in sides.split(",") if side) for kind, sides in arrays)
+    """Return the bytes of the arrays in a text such as "(f32[256,30], pred[256])"."""
+    arrays = re.findall(r"\b[a-z]+(\d*)\[([\d,]*)\]", shapes)
+    return (
+        sum(int(bits or 8) * math.prod(int(side) for side in sides.split(",") if side) for bits, sides in arrays) // 8
+    )
 
 
 def _is_kernel(operation: Operation) -> bool:
