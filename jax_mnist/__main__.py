@@ -7,7 +7,7 @@ from .cli.signals import exit_on_signals
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; without `args`, that of this process, which signals then end."""
+    """Run a command and return its exit code. Without `args`, use this process's, and let signals end it."""
     if args is None:
         exit_on_signals()  # before JAX is imported, which takes a second
     from .cli.commands import run

@@ -63,7 +63,7 @@ class Recipe(NamedTuple):
     bfloat16: bool = False
     """Compute in bfloat16; the parameters stay float32."""
     matmul_precision: Precision = "default"
-    """Of float32 products: a TPU's default is bfloat16, a GPU's TF32; highest is float32, a CPU's only one."""
+    """Of float32 matrix products: a TPU's default is bfloat16, a recent GPU's TF32; a CPU has only float32."""
     unroll: int = 1
     """Steps in an iteration of the compiled loop; more compile longer and launch fewer kernels on a GPU."""
 

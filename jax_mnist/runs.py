@@ -121,7 +121,7 @@ def restore_progress(directory: Path, start: Progress, settings: dict[str, Any])
 
 
 def _left_by_killed_process(directory: Path) -> Iterator[Path]:
-    """Return the temporary files of `atomic_write`: a dot, the name's stem, a dash, anything, the suffix."""
+    """Yield the temporary files of `atomic_write`: a dot, the name's stem, a dash, anything, the suffix."""
     for name in (_CHECKPOINT.format("*"), PARAMS, HISTORY, CONFIG, RESULT, *PICTURES):
         yield from directory.glob(f".{Path(name).stem}-*{Path(name).suffix}")
 

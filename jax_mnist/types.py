@@ -113,7 +113,7 @@ class Learner(NamedTuple):
 
     `loss_fn` maps logits [b, c] and labels [b] to one loss per example [b]. `batch_size` is the number of images in a
     step, `shuffle` draws a new order for every epoch, and `augment(key, x)` changes the images of each batch at random.
-    `unroll` is the number of steps in an iteration of the compiled loop. If there are more of them, XLA merges the end
+    `unroll` is the number of steps in an iteration of the compiled loop. With more than one, XLA merges the end
     of a step with the beginning of the next: a GPU launches fewer kernels, but the program takes longer to compile.
 
     >>> import optax

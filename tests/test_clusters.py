@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).parents[1]
 SLURM_CONF = Path("/run/jax_mnist-slurm/slurm.conf")
 PAGE = (ROOT / "docs/distributed.md").read_text(encoding="utf-8")
-EPOCHS = 6  # so many that a job can be stopped before the last one
+EPOCHS = 12  # so many that a job can be stopped before the last one
 OPTIONS = ["--platform", "cpu", "--epochs", str(EPOCHS)]
 ENVIRONMENT = os.environ | {
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -100,7 +100,7 @@ def batch_script(tmp_path_factory):
 
 @contextlib.contextmanager
 def submitted(batch_script, run, *options):
-    """Submit the batch script and return the job's number; cancel the job when the block ends."""
+    """Submit the batch script and yield the job's number; cancel the job when the block ends."""
     submit = ["sbatch", "--parsable", f"--export=ALL,RUN={run}", f"--output={log_of(run)}", str(batch_script)]
     job = called(*submit, *OPTIONS, *options).strip()
     try:

@@ -68,7 +68,7 @@ def choose_mesh(devices: int | None) -> Mesh | None:
 
 @contextlib.contextmanager
 def saving_if_processes_are_lost(save: Callable[[], None], lock: threading.Lock) -> Iterator[None]:
-    """Call `save` under the lock if another process of the job has ended, and raise the error again.
+    """Call `save` under the lock if JAX fails in a job of several processes, and raise the error again.
 
     A cluster stops the processes of a job one after the other: the first may lose another one before its own signal.
     """

@@ -1,7 +1,8 @@
 """SIGTERM and Ctrl-C: they end a command without a traceback; `train` first saves its last finished epoch.
 
 A handler in Python runs in the main thread, which may be inside a compilation or a compiled epoch for minutes. So a
-thread reads the signals that Python's own handler writes to a socket (`signal.set_wakeup_fd`), and acts at once.
+thread reads the signals that Python writes to a socket as they arrive (`signal.set_wakeup_fd`), and acts at once. It
+does not raise an exception in the main thread: there, one in the middle of an import aborts some extension modules.
 
 The entry points import this module before JAX, so it imports only the standard library.
 """
@@ -20,10 +21,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def exit_on_signals() -> None:
     """Let SIGINT and SIGTERM end this process at once, with the exit code of a shell: 128 + the signal's number.
 
-    An entry point calls it first; it stays in place until the process ends.
+    An entry point calls it first; it stays in place until the process ends. A file that was being written is left
+    under its temporary name, which begins with a dot.
     """
     reader, writer = _wakeup_sockets()
-    threading.Thread(target=lambda: os._exit(128 + _next_signal(reader)), daemon=True).start()
+    threading.Thread(target=lambda: _exit(128 + _next_signal(reader)), daemon=True).start()
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # a script's background job ignores Ctrl-C
@@ -68,13 +70,19 @@ def _save_and_exit(reader: socket.socket, lock: threading.Lock, save: Callable[[
             except Exception as error:  # such as a full disk
                 print(f"error: the last epoch is not saved: {error}", file=sys.stderr, flush=True)
             finally:
-                os._exit(128 + first)  # a normal exit would wait for the running program
+                _exit(128 + first)
 
     saving = threading.Thread(target=save_once, daemon=True)
     saving.start()
     if second := _next_signal(reader):
-        os._exit(128 + second)
+        _exit(128 + second)
     saving.join()
+
+
+def _exit(code: int) -> None:
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h")  # show the cursor, which a progress display hides
+    os._exit(code)  # a normal exit would wait for the program that runs on the device
 
 
 def _wakeup_sockets() -> tuple[socket.socket, socket.socket]:

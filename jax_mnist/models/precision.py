@@ -56,7 +56,7 @@ def matmul_precision(model: Model, precision: str) -> Model:
     """Return a model whose matrix products and convolutions, and their gradients, have this precision.
 
     `precision` is one of `jax.default_matmul_precision`, such as "highest". It matters for float32 on accelerators: by
-    default a TPU rounds the factors to bfloat16 and a recent NVIDIA GPU to TF32, with 8 and 11 significant bits. A CPU
+    default a TPU rounds the inputs to bfloat16 and a recent NVIDIA GPU to TF32, with 8 and 11 significant bits. A CPU
     always multiplies in float32. The same arguments return the same Model, so that it compiles once.
 
     >>> from jax_mnist import linear

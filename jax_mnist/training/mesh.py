@@ -29,7 +29,7 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def platform_of(mesh: Mesh | None) -> str:
-    """Return the platform of the mesh's devices, or of JAX's default device without a mesh: "cpu", "gpu" or "tpu".
+    """Return "cpu", "gpu" or "tpu": the platform of the mesh's devices, or without a mesh that of the default backend.
 
     >>> platform_of(data_mesh()) == platform_of(None)
     True
