@@ -9,6 +9,7 @@ the figures in `TARGETS`. With a device at hand XLA would also try variants of i
 
 import argparse
 import functools
+import inspect
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,18 +27,19 @@ from rich.table import Table
 
 from jax_mnist import Dataset, Learner, Model, data_mesh, export_model, init_state, load_exported, speedrun, train_epoch
 from jax_mnist.recipes import RECIPES, make_learner
-from jax_mnist.training.evaluation import evaluate_params
+from jax_mnist.training.evaluation import ACCELERATOR_BATCH_SIZE, evaluate_params
 from jax_mnist.training.sweeps import init_many, train_many
 
 
 class Target(NamedTuple):
-    """A kind of device: how many of them the programs are compiled for, and the vendor's figures of one.
+    """A kind of device: JAX's name of its platform, how many the programs are compiled for, and figures of one device.
 
-    `memory` is in bytes, `flops` in operations a second on float32 factors at JAX's default precision, `bandwidth` in
+    `memory` is in bytes, `flops` in operations a second on float32 inputs at JAX's default precision, `bandwidth` in
     bytes a second. `launch` and `collective` are assumptions: the seconds that starting a kernel takes, and a small
     all-reduce.
     """
 
+    platform: str
     device_counts: tuple[int, ...]
     memory: float
     flops: float
@@ -47,10 +49,10 @@ class Target(NamedTuple):
 
 
 TARGETS = {
-    # In bfloat16, to which a TPU rounds the factors. The sequencer of a TPU starts kernels without the host.
-    "v5e": Target((1, 4), memory=16e9, flops=197e12, bandwidth=819e9, launch=0.0, collective=5e-6),
-    # In TF32, to which an H100 rounds the factors.
-    "h100": Target((1, 8), memory=80e9, flops=495e12, bandwidth=3.35e12, launch=2e-6, collective=15e-6),
+    # In bfloat16, to which a TPU rounds the inputs of a product.
+    "v5e": Target("tpu", (1, 4), memory=16e9, flops=197e12, bandwidth=819e9, launch=1e-6, collective=5e-6),
+    # In TF32, to which an H100 rounds the inputs of a product.
+    "h100": Target("cuda", (1, 8), memory=80e9, flops=495e12, bandwidth=3.35e12, launch=2e-6, collective=15e-6),
 }
 
 # What XLA wants to know of a GPU that it cannot ask: a GpuTargetConfigProto in text form.
@@ -85,7 +87,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 def devices(target: str, count: int) -> list[Any]:
-    """Return `count` devices of a target to compile for."""
+    """Return `count` devices of a target to compile for; for a TPU, set the environment variables of its compiler."""
     if target == "h100":
         topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology=f"1x{count}x1")
     else:
@@ -100,50 +102,43 @@ def devices(target: str, count: int) -> list[Any]:
     return topology.devices[:count]
 
 
-Trace = Callable[[Mesh | None, int], jax.stages.Traced]
-
-
 class Program(NamedTuple):
     """A program and the data that it is compiled for.
 
-    `trace(mesh, images)` traces it for that many images. Its loop takes a batch of `batch_size` of them in each step,
-    and `unroll` steps in an iteration. `one_device` says that it takes no mesh.
+    `trace(mesh)` traces it for all `images`. Its loop takes a batch of `batch_size` of them in each step, and `unroll`
+    steps in an iteration. `trace_share(count)` traces one step as one of `count` devices computes it, without its loop
+    and its collectives. `one_device` says that the program takes no mesh.
     """
 
-    trace: Trace
+    trace: Callable[[Mesh], jax.stages.Traced]
+    trace_share: Callable[[int], jax.stages.Traced]
     images: int
     batch_size: int
     unroll: int = 1
     one_device: bool = False
 
 
+MEMBERS = 64  # of fit_many, its default on these devices
+
+
 def programs() -> dict[str, Program]:
     """Return the programs by name: the training of three nets, and the other loops of the library."""
-    chapter, mnist = _learner("chapter"), _learner("mnist")
-    nets = {"chapter": chapter, "mnist": mnist, "mnist-cnn": _learner("mnist-cnn")}
+    nets = {preset: _learner(preset) for preset in ("chapter", "mnist", "mnist-cnn")}
     nets |= {f"{name}, unroll 8": nets[name]._replace(unroll=8) for name in ("chapter", "mnist")}
-    members = 64
-
-    def trace_many(mesh: Mesh | None, images: int) -> jax.stages.Traced:
-        init = functools.partial(init_many, learner=chapter, same_order=False)
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), members))
-        states = _shapes(jax.eval_shape(init, keys, None, jax.random.key(0)), mesh, "data")
-        return train_many.trace(chapter, states, _dataset(mesh, images), same_order=False)
-
-    return {
-        name: Program(_training(learner), 12_396 if "chapter" in name else 60_000, learner.batch_size, learner.unroll)
-        for name, learner in nets.items()
-    } | {
-        "evaluation of mnist-cnn": Program(_evaluation(nets["mnist-cnn"]), 10_000, 4096),
-        f"fit_many, {members} chapter nets": Program(trace_many, 12_396, chapter.batch_size),
-        "speedrun": Program(_trace_speedrun, 352 * 128, 128, one_device=True),
-        "exported mnist-cnn": Program(_exported(nets["mnist-cnn"].model), 1024, 1024, one_device=True),
+    return {name: _training(learner, _images(name)) for name, learner in nets.items()} | {
+        "evaluation of mnist-cnn": _evaluation(nets["mnist-cnn"], 10_000),
+        f"fit_many, {MEMBERS} chapter nets": _many(nets["chapter"], _images("chapter")),
+        "speedrun": _speedrun(),
+        "exported mnist-cnn": _exported(nets["mnist-cnn"].model, 1024),
     }
 
 
+def _images(name: str) -> int:
+    return 12_396 if name.startswith("chapter") else 60_000  # of the training set
+
+
 def _learner(preset: str) -> Learner:
-    recipe = RECIPES[preset]
-    return make_learner(recipe, *((12_396, 2) if recipe.dataset == "mnist_sample" else (60_000, 10)))
+    return make_learner(RECIPES[preset], _images(preset), 2 if preset == "chapter" else 10)
 
 
 def _shapes(tree: Any, mesh: Mesh | None, *axes: str) -> Any:
@@ -156,42 +151,69 @@ def _dataset(mesh: Mesh | None, images: int) -> Dataset:
     return Dataset(*_shapes(shapes, mesh))
 
 
-def _training(learner: Learner) -> Trace:
-    def trace(mesh: Mesh | None, images: int) -> jax.stages.Traced:
+def _training(learner: Learner, images: int) -> Program:
+    def trace(learner: Learner, mesh: Mesh | None, images: int) -> jax.stages.Traced:
         state = jax.eval_shape(lambda key: init_state(key, learner), jax.random.key(0))
-        state = _shapes(state, mesh)
-        return train_epoch.trace(learner, state, _dataset(mesh, images), mesh=mesh)
+        return train_epoch.trace(learner, _shapes(state, mesh), _dataset(mesh, images), mesh=mesh)
 
-    return trace
+    def trace_share(count: int) -> jax.stages.Traced:
+        batch_size = -(-learner.batch_size // count)
+        return trace(learner._replace(batch_size=batch_size, unroll=1), None, batch_size)
+
+    return Program(lambda mesh: trace(learner, mesh, images), trace_share, images, learner.batch_size, learner.unroll)
 
 
-def _evaluation(learner: Learner) -> Trace:
-    def trace(mesh: Mesh | None, images: int) -> jax.stages.Traced:
+def _evaluation(learner: Learner, images: int) -> Program:
+    batch_size = ACCELERATOR_BATCH_SIZE
+
+    def trace(mesh: Mesh | None, images: int, **options: Any) -> jax.stages.Traced:
         params = _shapes(jax.eval_shape(learner.model.init, jax.random.key(0)), mesh)
-        batch_size = images if mesh is None else None  # the default depends on the devices
-        arguments = learner.model, learner.loss_fn, params, _dataset(mesh, images)
-        return evaluate_params.trace(*arguments, batch_size=batch_size, mesh=mesh)
+        dataset = _dataset(mesh, images)
+        return evaluate_params.trace(learner.model, learner.loss_fn, params, dataset, mesh=mesh, **options)
 
-    return trace
+    def trace_share(count: int) -> jax.stages.Traced:
+        return trace(None, batch_size // count, batch_size=batch_size // count)
 
-
-def _trace_speedrun(mesh: Mesh | None, images: int) -> jax.stages.Traced:
-    key = _shapes(jax.eval_shape(lambda: jax.random.key(0)), mesh)
-    dataset = _dataset(mesh, images)
-    return speedrun.train.trace(key, dataset.images, dataset.labels, steps=images // 128)
+    return Program(lambda mesh: trace(mesh, images), trace_share, images, batch_size)
 
 
-def _exported(model: Model) -> Trace:
-    def trace(mesh: Mesh | None, images: int) -> jax.stages.Traced:
-        params = model.init(jax.random.key(0))
-        if mesh is None:  # XLA cannot count the operations of the exported program, whose batch size is symbolic
-            return jax.jit(model.apply).trace(params, jax.ShapeDtypeStruct((images, 784), jnp.float32))
+def _many(learner: Learner, images: int) -> Program:
+    def trace(mesh: Mesh | None, members: int, images: int) -> jax.stages.Traced:
+        init = functools.partial(init_many, learner=learner, same_order=False)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), members))
+        states = _shapes(jax.eval_shape(init, keys, None, jax.random.key(0)), mesh, "data")
+        return train_many.trace(learner, states, _dataset(mesh, images), same_order=False)
+
+    def trace_share(count: int) -> jax.stages.Traced:
+        return trace(None, MEMBERS // count, learner.batch_size)
+
+    return Program(lambda mesh: trace(mesh, MEMBERS, images), trace_share, images, learner.batch_size)
+
+
+def _speedrun() -> Program:
+    options = {name: value.default for name, value in inspect.signature(speedrun.train).parameters.items()}
+    images = options["steps"] * options["batch_size"]
+
+    def trace(mesh: Mesh | None, steps: int) -> jax.stages.Traced:
+        key, dataset = _shapes(jax.eval_shape(lambda: jax.random.key(0)), mesh), _dataset(mesh, images)
+        return speedrun.train.trace(key, dataset.images, dataset.labels, steps=steps)
+
+    trace_all, trace_share = (lambda mesh: trace(mesh, options["steps"])), (lambda count: trace(None, 1))
+    return Program(trace_all, trace_share, images, options["batch_size"], one_device=True)
+
+
+def _exported(model: Model, images: int) -> Program:
+    def trace(mesh: Mesh) -> jax.stages.Traced:
         with tempfile.TemporaryDirectory() as directory:
             file = Path(directory) / "model.jaxexport"
-            export_model(file, model, params, tuple("0123456789"))
+            export_model(file, model, model.init(jax.random.key(0)), tuple("0123456789"))
             return jax.jit(load_exported(file).logits).trace(_dataset(mesh, images).images)
 
-    return trace
+    def trace_share(count: int) -> jax.stages.Traced:  # of the exported program, XLA cannot count the operations
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        return jax.jit(model.apply).trace(params, jax.ShapeDtypeStruct((images, 784), jnp.float32))
+
+    return Program(trace, trace_share, images, images, one_device=True)
 
 
 class Report(NamedTuple):
@@ -213,28 +235,33 @@ class Report(NamedTuple):
 
 
 def report(program: Program, target: str, count: int) -> Report:
-    """Compile a program for `count` devices of a target."""
-    lowered = program.trace(data_mesh(devices(target, count)), program.images).lower()
+    """Compile a program for `count` devices of a target, and read what its step consists of."""
+    lowered = program.trace(data_mesh(devices(target, count))).lower()
     compiled: Any = lowered.compile()
     computations = hlo.computations(compiled.as_text())
     # The longest loop is the one over the batches; sorting may be a loop too. Without a loop there is only one batch.
     bodies = hlo.loop_bodies(computations)
     step = max(bodies, key=lambda body: hlo.kernels(computations, body), default="ENTRY")
-    in_iteration = hlo.kernels, lambda *body: len(hlo.collectives(*body)), hlo.bytes_moved
-    kernels, collectives, moved = (count_in(computations, step) / program.unroll for count_in in in_iteration)
-    # XLA counts the operations of a loop once, so of a dataset of one batch it counts those of a step.
-    platform = "cuda" if target == "h100" else "tpu"
-    cost: Any = program.trace(None, program.batch_size).lower(lowering_platforms=(platform,)).cost_analysis()
-    memory = compiled.memory_analysis().peak_memory_in_bytes
-    text = lowered.as_text()
-    return Report(text, computations, step, kernels, collectives, cost["flops"] / count, moved, memory)
+    # XLA counts the operations of a loop once.
+    share = program.trace_share(count).lower(lowering_platforms=(TARGETS[target].platform,))
+    cost: Any = share.cost_analysis()
+    return Report(
+        lowered=lowered.as_text(),
+        program=computations,
+        step=step,
+        kernels=hlo.kernels(computations, step) / program.unroll,
+        collectives=len(hlo.collectives(computations, step)) / program.unroll,
+        flops=cost["flops"],
+        bytes=hlo.bytes_moved(computations, step) / program.unroll,
+        memory=compiled.memory_analysis().peak_memory_in_bytes,
+    )
 
 
 def estimate(found: Report, target: str) -> float:
     """Return the seconds of a step from the figures in `TARGETS`: the roofline, the launches and the collectives."""
-    _, _, flops, bandwidth, launch, collective = TARGETS[target]
-    roofline = max(found.flops / flops, found.bytes / bandwidth)
-    return roofline + found.kernels * launch + found.collectives * collective
+    device = TARGETS[target]
+    roofline = max(found.flops / device.flops, found.bytes / device.bandwidth)
+    return roofline + found.kernels * device.launch + found.collectives * device.collective
 
 
 def rows(target: str) -> Iterator[tuple[str, ...]]:

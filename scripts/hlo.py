@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 COLLECTIVES = "all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast"
-# These launch nothing: they name a value, or contain the operations that are counted.
+# These launch nothing: they name a value.
 _NO_KERNELS = (
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
-    "while", "conditional", "call",
 )  # fmt: skip
+_CALLS = "while", "conditional", "call"
 _NO_KERNEL_TARGETS = "AllocateBuffer", "ConcatBitcast"
 
 
@@ -35,7 +35,9 @@ def computations(text: str) -> dict[str, list[Operation]]:
 
 def called(program: dict[str, list[Operation]], operation: Operation) -> list[str]:
     """Return the computations that an operation calls: a loop's body, the branches of a conditional, a fusion's."""
-    names = re.findall(r"%?([\w.\-]+)", re.sub(r'metadata=\{.*?\}|"[^"]*"', "", operation.line).partition("(")[2])
+    branches = re.findall(r"computations=\{([^}]*)\}", operation.line)
+    names = re.findall(r"(?:calls|to_apply|body|condition|computation)=%?([\w.\-]+)", operation.line)
+    names += re.findall(r"[\w.\-]+", " ".join(branches))
     return [name for name in dict.fromkeys(names) if name in program]
 
 
@@ -61,21 +63,19 @@ def kernels(program: dict[str, list[Operation]], name: str) -> int:
     """
     count = 0
     for operation in program[name]:
-        inner = [kernels(program, other) for other in called(program, operation)]
-        if operation.opcode == "while":
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', operation.line)
-            count += sum(inner) * int(trips[1] if trips else 1)
-        elif operation.opcode in ("conditional", "call"):
-            count += max(inner)
+        if operation.opcode in _CALLS:
+            inner = (kernels(program, other) for other in called(program, operation))
+            count += _trip_count(operation) * max(inner, default=0)
         else:
             count += _is_kernel(operation)
     return count
 
 
 def bytes_moved(program: dict[str, list[Operation]], name: str) -> int:
-    """Return how many bytes the kernels of a computation read and write: their operands and results.
+    """Return how many bytes the kernels of a computation read from main memory and write to it.
 
-    A fusion that slices or gathers reads no more of an operand than it produces inside. Loops count as for `kernels`.
+    A fusion that slices or gathers reads no more of an operand than it produces inside. What a TPU keeps in its on-chip
+    memory does not count. Loops count as for `kernels`.
     """
     total, sizes = 0, {}
     for operation in program[name]:
@@ -83,29 +83,34 @@ def bytes_moved(program: dict[str, list[Operation]], name: str) -> int:
         result, _, rest = value.partition(f" {operation.opcode}")
         sizes[target] = _size(result)
         others = called(program, operation)
-        if operation.opcode in ("while", "conditional", "call"):
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', operation.line)
-            total += max((bytes_moved(program, other) for other in others), default=0) * int(trips[1] if trips else 1)
+        if operation.opcode in _CALLS:
+            total += _trip_count(operation) * max((bytes_moved(program, other) for other in others), default=0)
         elif _is_kernel(operation):
             operands = [sizes.get(operand, 0) for operand in re.findall(r"%[\w.\-]+", rest.partition("),")[0])]
             parts = [part for other in others for part in inside(program, other) if part.opcode != "parameter"]
-            if any(part.opcode in ("gather", "dynamic-slice") for part in parts):
-                most = max(_size(part.line.partition(" = ")[2].partition(f" {part.opcode}")[0]) for part in parts)
+            if any(part.opcode in ("gather", "slice", "dynamic-slice") for part in parts):
+                shapes = (part.line.partition(" = ")[2].partition(f" {part.opcode}")[0] for part in parts)
+                most = max(map(_size, shapes))
                 operands = [min(operand, most) for operand in operands]
             total += sizes[target] + sum(operands)
     return total
 
 
+def _trip_count(operation: Operation) -> int:
+    trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', operation.line)
+    return int(trips[1]) if trips else 1
+
+
 def _size(shapes: str) -> int:
-    """Return the bytes of the arrays in a text such as "(f32[256,30], pred[256])"."""
-    arrays = re.findall(r"\b[a-z]+(\d*)\[([\d,]*)\]", shapes)
-    return (
-        sum(int(bits or 8) * math.prod(int(side) for side in sides.split(",") if side) for bits, sides in arrays) // 8
-    )
+    """Return the bytes of the arrays in main memory in a text such as "(f32[256,30], pred[256]{0:T(512)S(1)})"."""
+    arrays = re.findall(r"\b[a-z]+(\d*)\[([\d,]*)\](\{[^}]*\})?", shapes)
+    sizes = [int(bits or 8) * math.prod(int(side) for side in sides.split(",") if side)
+             for bits, sides, layout in arrays if not re.search(r"S\([1-9]", layout)]  # fmt: skip
+    return sum(sizes) // 8
 
 
 def _is_kernel(operation: Operation) -> bool:
-    if operation.opcode in _NO_KERNELS or operation.opcode.endswith("-done"):
+    if operation.opcode in (*_NO_KERNELS, *_CALLS) or operation.opcode.endswith("-done"):
         return False
     if any(f'custom_call_target="{target}"' in operation.line for target in _NO_KERNEL_TARGETS):
         return False

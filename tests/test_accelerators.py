@@ -58,7 +58,8 @@ def test_a_step_communicates_once_if_the_devices_train_one_net(target, name, cou
 @pytest.mark.parametrize(("target", "name", "count"), ALL)
 def test_devices_share_the_work(target, name, count):
     """On four devices a product of a batch of 256 images is one of 64; of fit_many each device trains some members."""
-    found, whole = compiled(target, name, count), 64 if name.startswith("fit_many") else PROGRAMS[name].batch_size
+    found, whole = compiled(target, name, count), PROGRAMS[name].batch_size
+    whole = accelerators.MEMBERS if name.startswith("fit_many") else whole
     lines = "\n".join(operation.line for operation in hlo.inside(found.program, found.step))
     assert re.search(rf"(f32|bf16)\[([\d,]+,)?{whole // count}[,\]]", lines)
 
@@ -75,19 +76,19 @@ def test_nothing_is_float64(target, name, count):
 
 @pytest.mark.parametrize(("target", "name", "count"), ALL)
 def test_memory_is_that_of_the_images_and_of_a_batch(target, name, count):
-    program = PROGRAMS[name]
+    program, memory = PROGRAMS[name], compiled(target, name, count).memory
     # A TPU stores the last two axes in tiles of 32 x 128 bytes, so a second copy of an image may take a whole one.
-    images = program.images * (28 * 28 + 32 * 128)
-    members = 64 if name.startswith("fit_many") else 1
-    activations = members * program.batch_size * 64_000 // count  # the first layer of cnn has 24 x 24 x 24 of 4 bytes
-    memory = compiled(target, name, count).memory
-    assert program.images * 28 * 28 < memory < images + activations + 16e6
+    images = program.images * (28 * 28 + (32 * 128 if target == "v5e" else 0))
+    # The first layer of cnn makes 24 x 24 x 24 numbers of an image. The other nets read it twice, as float32.
+    activations = 64_000 if "cnn" in name or name == "speedrun" else 10_000
+    members = accelerators.MEMBERS if name.startswith("fit_many") else 1
+    assert program.images * 28 * 28 < memory < images + members * program.batch_size * activations // count + 24e6
     assert memory < accelerators.TARGETS[target].memory
 
 
 @pytest.mark.parametrize(("target", "name", "count"), [*on("v5e", *CNN, counts=[1]), *on("h100", *CNN, counts=[1])])
-def test_convolutions_are_the_devices_own(target, name, count):
-    """The matrix products of patches are for CPUs only."""
+def test_convolutions_are_no_im2col(target, name, count):
+    """Im2col is for CPUs only."""
     assert_no_cpu_branch(compiled(target, name, count).program)
 
 
@@ -111,7 +112,7 @@ def lower_on(count, function, *shapes):
 
 
 @NEEDS["v5e"]
-def test_convolutions_of_a_users_module_are_the_devices_own():
+def test_convolutions_of_a_users_module_are_no_im2col():
     shapes = ((64, 28, 28, 1), P()), ((5, 5, 1, 24), P())
     lowered = lower_on(1, lambda x, kernel: max_pool(conv2d(x, kernel)), *shapes)
     assert_no_cpu_branch(hlo.computations(lowered.compile().as_text()))
@@ -151,7 +152,7 @@ def test_a_float64_is_found():
         assert "f64" in scanned(lambda w, x: w + x.astype(jnp.float64).sum().astype(jnp.float32)).as_text()
 
 
-def test_a_matrix_product_of_patches_is_found():
+def test_im2col_is_found():
     names = "jit(f)/jit(per_platform)/cond/dot_general", "jit(f)/jit(per_platform)/cond/conv_general_dilated"
     program = {"ENTRY": [hlo.Operation("fusion", f'metadata={{op_name="{name}"}}') for name in names]}
     with pytest.raises(AssertionError):

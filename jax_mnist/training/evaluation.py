@@ -12,7 +12,7 @@ from ..types import Batch, Dataset, Learner, LossFunction, Metrics, Model, Param
 from .mesh import platform_of, replicate
 
 EVALUATION_BATCH_SIZE = 1024  # on a CPU a larger batch leaves the caches
-_ACCELERATOR_BATCH_SIZE = 4096  # a GPU launches the kernels of each batch anew
+ACCELERATOR_BATCH_SIZE = 4096  # a GPU launches the kernels of each batch anew
 
 
 def evaluate(
@@ -71,7 +71,7 @@ def evaluate_params(
 
 
 def _default_batch_size(mesh: Mesh | None) -> int:
-    return EVALUATION_BATCH_SIZE if platform_of(mesh) == "cpu" else _ACCELERATOR_BATCH_SIZE
+    return EVALUATION_BATCH_SIZE if platform_of(mesh) == "cpu" else ACCELERATOR_BATCH_SIZE
 
 
 def check_model_and_data(
