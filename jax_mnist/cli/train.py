@@ -165,7 +165,7 @@ def train(config: TrainConfig) -> int:
         finished = f"stopped by {signal_name}: {len(progress.records)} of {recipe.epochs} epochs are finished"
         try:
             if is_first and progress.records and not are_results_written:
-                save_checkpoint()
+                save_progress(directory, progress, settings)
                 params, result = _result(progress, splits, seconds, hardware, signal_name)
                 write_results(directory, params, progress.records, run_config, result)
         finally:
