@@ -1,6 +1,7 @@
 """Preprocessing of a photo of a digit into MNIST format."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -17,13 +18,25 @@ _WORKING_SIDE = 400
 _MAX_PIXELS = 64_000_000  # of four bytes, in three copies while the picture is scaled down: 768 MB
 
 
+class Photo(NamedTuple):
+    """A photo in MNIST format, and what was done to it."""
+
+    image: UInt8[np.ndarray, "28 28"]
+    """Light on dark in 0..255."""
+    inverted: bool
+    """Whether the ink was darker than the paper."""
+    cropped: bool
+    """Whether a frame, or something at the edge, was removed."""
+
+
 def read_photo(path: str | Path) -> UInt8[np.ndarray, "28 28"]:
     """Read a photo or drawing of a digit, preprocessed as MNIST's images were.
 
-    The file is a PNG or JPEG of any size, gray, color or partly transparent, dark on light or light on dark, on
-    unevenly lit paper. Returns uint8 [28, 28], light on dark in 0..255: the digit is scaled into 20x20 pixels, keeping
-    its aspect ratio, and centered by mass. Raises FileNotFoundError if the file does not exist, and ValueError, naming
-    the file, if it is not a PNG or JPEG, is too large, or shows no digit.
+    The file is a picture of any size and of any format and mode that Pillow reads, gray, color or partly transparent,
+    dark on light or light on dark, on unevenly lit paper; of several frames, the first is read. Returns uint8 [28, 28],
+    light on dark in 0..255: the digit is scaled into 20x20 pixels, keeping its aspect ratio, and centered by mass.
+    Raises FileNotFoundError if the file does not exist, and ValueError, naming the file, if it is not a picture, is too
+    large, or shows no digit.
 
     >>> import tempfile
     >>> picture = np.full((300, 400), 230, np.uint8)
@@ -34,54 +47,85 @@ def read_photo(path: str | Path) -> UInt8[np.ndarray, "28 28"]:
     >>> np.flatnonzero(image.any(axis=1)).tolist() == list(range(4, 24))
     True
     """
-    ink = _extract_ink(_read_grey(Path(path)))
-    if ink is None:
+    return prepare_photo(path).image
+
+
+def prepare_photo(path: str | Path) -> Photo:
+    """Return what `read_photo` returns, with what was done to the picture: for folders of pictures."""
+    path = Path(path)
+    found = _extract_ink(_read_grey(path))
+    if found is None:
         raise ValueError(f"{path}: shows no digit; expected one digit, dark on light or light on dark")
-    return _to_mnist_format(ink)
+    ink, inverted, cropped = found
+    return Photo(_to_mnist_format(ink), inverted, cropped)
+
+
+# Read: upright, gray in [0, 1].
 
 
 def _read_grey(path: Path) -> Float[np.ndarray, "h w"]:
-    """Read a picture upright, on white, gray in [0, 1], with at most _WORKING_SIDE pixels per side."""
+    """Read a picture upright, gray in [0, 1], with at most _WORKING_SIDE pixels per side."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file; expected a PNG or JPEG")
-    with name_parse_errors(path, "PNG or JPEG"):
-        image = Image.open(path, formats=["PNG", "JPEG"])  # decodes no pixels yet
+        raise FileNotFoundError(f"{path}: there is no such file; expected a picture, such as a PNG or JPEG")
+    with path.open("rb") as file:
+        if file.read(12)[4:] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
+            raise ValueError(f"{path}: is a HEIC picture, which is not supported; save it as JPEG or PNG")
+    with name_parse_errors(path, "picture"):
+        image = Image.open(path)  # decodes no pixels yet
     with image:
+        if image.format == "EPS":
+            raise ValueError(f"{path}: is EPS, a program that would draw the picture; save it as JPEG or PNG")
         if image.width * image.height > _MAX_PIXELS:
             limit = f"{_MAX_PIXELS // 10**6} megapixels"
             raise ValueError(f"{path}: image must be at most {limit}, got {image.width}x{image.height} pixels")
-        with name_parse_errors(path, "PNG or JPEG"):
+        with name_parse_errors(path, "picture"):
             return _to_upright_grey(image)
 
 
 def _to_upright_grey(image: Image.Image) -> Float[np.ndarray, "h w"]:
     image.draft("L", (_WORKING_SIDE, _WORKING_SIDE))  # lets a JPEG decode at reduced size, which saves time and memory
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "I;16":
-        upright = upright.convert("I")  # Pillow cannot scale down a large I;16
-    upright.thumbnail((2 * _WORKING_SIDE, 2 * _WORKING_SIDE), Image.Resampling.BOX)
-    if upright.mode in ("I", "F"):  # Pillow would clip these at 255 instead of scaling them to 8 bits
-        values = np.asarray(upright, np.float32)
-        upright = Image.fromarray((values / max(values.max(), 1) * 255).astype(np.uint8))
-    on_white = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-    grey = on_white.convert("L")
-    grey.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
-    return np.asarray(grey, np.float32) / 255
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "LAB":
+        image = image.getchannel("L")  # Pillow cannot convert the three channels
+    is_8_bit = not image.mode.startswith(("I", "F"))
+    image = image.convert("RGBA" if is_8_bit else "F")  # Pillow scales down palette and 1-bit pictures badly
+    image.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
+    if is_8_bit:
+        return _composite(*(np.asarray(band, np.float32) / 255 for band in (image.convert("L"), image.getchannel("A"))))
+    values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
+    values -= min(values.min(), 0)
+    return values / max(values.max(), 1)
 
 
-def _extract_ink(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"] | None:
-    """Return the ink density of each pixel in [0, 1], whether ink is darker or lighter than paper; None if no ink."""
+def _composite(grey: Float[np.ndarray, "h w"], alpha: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """Put what is not transparent on white, or on black if it is light; on more of its own paper if it has one."""
+    visible = grey[alpha > 0.9]
+    if visible.size > 0.5 * grey.size and np.ptp(visible) > 0.2:
+        backdrop = np.median(visible)
+    else:
+        backdrop = 1 if (alpha * grey).sum() < 0.5 * alpha.sum() else 0
+    return alpha * grey + (1 - alpha) * np.float32(backdrop)
+
+
+# Find the ink.
+
+
+def _extract_ink(grey: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "h w"], bool, bool] | None:
+    """Return the ink density of each pixel in [0, 1], whether it is darker than the paper and whether anything was
+    removed; None if there is no ink.
+    """
     difference = grey - _fit_paper(grey)
     noise = 1.4826 * float(np.median(np.abs(difference)))  # a robust standard deviation, exact for a normal one
     # Stroke pixels are few but far from the paper, so the cube of the difference has their sign.
-    ink = np.maximum(difference * np.sign(np.mean(difference**3)), 0)
+    sign = np.sign(np.mean(difference**3))
+    ink = np.maximum(difference * sign, 0)
     threshold = max(6 * noise, 0.02)
     if ink.max() <= threshold:
         return None
     full_ink = float(np.median(ink[ink > max(threshold, 0.5 * ink.max())]))
     strokes = _remove_specks(ink > 0.4 * full_ink)
     near_strokes = ndimage.binary_dilation(strokes, iterations=2)  # with the soft edges of the strokes
-    return np.where(near_strokes, np.clip((ink / full_ink - 0.1) / 0.8, 0, 1), 0)
+    return np.where(near_strokes, np.clip((ink / full_ink - 0.1) / 0.8, 0, 1), 0), bool(sign < 0), False
 
 
 def _fit_paper(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
