@@ -70,8 +70,9 @@ def run(config: SweepConfig) -> int:
     recipe = config.recipe
     options: dict[str, Any] = {"prepare": not config.no_prepare, **show_reading(console)}
     hold_out = config.hold_out
-    if hold_out is None:  # what is said of the pictures is said below
-        hold_out = max(1, len(load_train(recipe.dataset, **options | {"report": lambda _: None})) // 6)
+    if hold_out is None:
+        silent: dict[str, Any] = options | {"report": lambda _: None}  # the images are read again below
+        hold_out = max(1, len(load_train(recipe.dataset, **silent)) // 6)
     splits, classes = read_data(recipe.dataset, hold_out, **options)
 
     recipes, rates = _grid(config)

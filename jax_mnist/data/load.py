@@ -12,7 +12,17 @@ from jaxtyping import Int, PRNGKeyArray
 from ..types import Dataset, Splits
 from .download import fetch
 from .formats.idx import check_sha256, find_idx, read_idx, spellings
-from .formats.image_folder import SIDE, ImageFolder, class_folders, find_folder, list_visible, read_folder
+from .formats.image_folder import (
+    SIDE,
+    ImageFolder,
+    class_folders,
+    describe_contents,
+    find_folder,
+    list_visible,
+    read_folder,
+)
+from .formats.tables import Table, find_table, find_tables, read_table, table_classes
+from .formats.unread import describe_directory, describe_file
 from .registry import FAMILY, HOLD_OUT, IDX_SETS, IdxSet, Source
 
 _SAMPLE_CLASSES = ("7", "3")  # the chapter's labels: 1 for a 3, 0 for a 7
@@ -40,12 +50,13 @@ def load(
       label 0; bundled.
     - "fashion_mnist", "kmnist": the sizes of "mnist"; found on this machine or downloaded, see `data/download.py`.
     - "tfds:NAME": a dataset that TensorFlow Datasets has prepared on this machine, see `data/formats/tfds.py`.
-    - Anything else is a path: of IDX files as MNIST, EMNIST or QMNIST name them, plain or .gz, or of an image folder
-      (train/3/10.png, valid/...), or of a directory that holds one of these, up to two folders down.
+    - Anything else is a path: of an .npz or .csv file; of a directory with IDX files as MNIST, EMNIST or QMNIST name
+      them, plain or .gz; of an image folder (train/3/10.png, valid/...); or of a directory that holds one of these, up
+      to two folders down. See docs/data.md.
 
-    The files of the first three are verified by SHA-256. With `prepare` pictures that are dark on light are inverted,
-    and those that are not 28x28 become what `read_photo` makes of them; without it they are read as they are, and other
-    sizes are refused. What was done or left out is a sentence for `report`, by default a UserWarning.
+    The files of the first three are verified by SHA-256. With `prepare` pictures and tables that are dark on light are
+    inverted, and pictures that are not 28x28 become what `read_photo` makes of them; without it they are read as they
+    are, and other sizes are refused. What was done or left out is a sentence for `report`, by default a UserWarning.
     `progress(iterable, total=n)`, such as `tqdm.tqdm`, is called if pictures are prepared. Returns Splits of
     Dataset(images uint8 [n, 28, 28], labels int32 [n]) as NumPy arrays. Raises FileNotFoundError if something does not
     exist and ValueError if it is damaged, naming the file.
@@ -90,6 +101,8 @@ def _read(name_or_path: str | Path, *, with_valid: bool, prepare: bool, progress
     found = _find(name_or_path)
     if isinstance(found, IdxFiles):
         return _read_idx_set(found, with_valid), ""
+    if isinstance(found, Table):
+        return read_table(found, with_valid=with_valid, prepare=prepare)
 
     def prepare_files(files: Sequence[Path], largest: int) -> Sequence[Any]:
         from .prepare import prepare_pictures  # importing SciPy's ndimage takes half a second
@@ -133,7 +146,9 @@ def class_names(name_or_path: str | Path) -> tuple[str, ...]:
 
         return tfds_class_names(str(name_or_path).removeprefix(_TFDS))
     found = _find(name_or_path)
-    return IDX_SETS[found.name].classes if isinstance(found, IdxFiles) else class_folders(found)
+    if isinstance(found, IdxFiles):
+        return IDX_SETS[found.name].classes
+    return table_classes(found) if isinstance(found, Table) else class_folders(found)
 
 
 def sample_indices() -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
@@ -167,15 +182,20 @@ def hold_out(key: PRNGKeyArray, dataset: Dataset, count: int) -> Splits:
     return Splits(dataset[~held_out], dataset[held_out])
 
 
-def _find(name_or_path: str | Path) -> IdxFiles | ImageFolder:
+def _find(name_or_path: str | Path) -> IdxFiles | Table | ImageFolder:
     """Return what a path leads to: the dataset there, or the only one in the folders up to two levels below."""
     path = Path(name_or_path)
     if path.name in IDX_SETS and _has_idx_files(path.parent, path.name):  # DIR/emnist-letters: one of several sets
         return IdxFiles(path.parent, path.name)
+    if path.is_file():
+        table = find_table(path)
+        if table is None:
+            raise ValueError(f"{path}: is {describe_file(path)}")
+        return table
     if not path.is_dir():
         raise FileNotFoundError(
             f"dataset must be a name ({', '.join(known_names())}, {_TFDS}NAME) or the path of a directory of IDX files "
-            f"or class folders, got {name_or_path}"
+            f"or class folders, or of an .npz or .csv file, got {name_or_path}"
         )
     level = [path]
     for _ in range(3):
@@ -186,16 +206,18 @@ def _find(name_or_path: str | Path) -> IdxFiles | ImageFolder:
             choices = [str(one.directory / one.name if isinstance(one, IdxFiles) else one.train) for one in found]
             raise ValueError(f"{path}: holds {len(found)} datasets; give one of {', '.join(choices)}")
         level = [child for directory in level for child in list_visible(directory) if child.is_dir()]
+    if what := describe_directory(path):
+        raise ValueError(f"{path}: is {what}")
     raise FileNotFoundError(
-        f"{path}: has no {IDX_SETS['mnist'].train[0]}; looked for {', '.join(spellings(IDX_SETS['mnist'].train[0]))}, "
-        "or train/ with image folders"
+        f"{path}: has no {IDX_SETS['mnist'].train[0]} (plain or .gz), no train/ or class folders with pictures, no "
+        f".npz and no train.csv; it has {describe_contents(path)}"
     )
 
 
-def _datasets_in(directory: Path) -> list[IdxFiles | ImageFolder]:
+def _datasets_in(directory: Path) -> Sequence[IdxFiles | Table | ImageFolder]:
     sets = [IdxFiles(directory, name) for name in IDX_SETS if _has_idx_files(directory, name)]
-    folder = None if sets else find_folder(directory)
-    return [*sets, *([] if folder is None else [folder])]
+    folder = find_folder(directory)
+    return sets or ([folder] if folder else [*find_tables(directory)])
 
 
 def _has_idx_files(directory: Path, name: str) -> bool:

@@ -4,13 +4,12 @@ import gzip
 import hashlib
 import io
 import math
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...files import atomic_write
+from ...files import atomic_write, open_maybe_gzipped
 
 MAX_BYTES = 640 * 2**20
 """Size limit of an array: EMNIST, the largest dataset of the family, has 522 MiB."""
@@ -58,16 +57,8 @@ def read_idx(path: str | Path, dimensions: int, sha256: str | None = None, dtype
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected an IDX file, plain or .gz")
-    try:
-        with path.open("rb") as raw:
-            gzipped = raw.read(2) == b"\x1f\x8b"  # not by the suffix: a gzipped file may lack it
-            raw.seek(0)
-            if path.suffix == ".gz" and not gzipped:
-                raise ValueError(f"{path}: is not a gzip file, although its name ends in .gz")
-            with gzip.GzipFile(fileobj=raw) if gzipped else raw as file:
-                return _parse(path, file, dimensions, sha256, np.dtype(dtype))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: the gzip data is damaged or truncated ({error})") from error
+    with open_maybe_gzipped(path) as file:
+        return _parse(path, file, dimensions, sha256, np.dtype(dtype))
 
 
 def _parse(

@@ -65,7 +65,9 @@ def class_folders(folder: ImageFolder) -> tuple[str, ...]:
     train = _unwrap(folder.train)
     names = [child.name for child in _folders(train) if child not in (folder.valid, *folder.unused)]
     if not names:
-        raise ValueError(f"{train}: must contain one folder per class, such as {train / '3'}, got {_contents(train)}")
+        raise ValueError(
+            f"{train}: must contain one folder per class, such as {train / '3'}, got {describe_contents(train)}"
+        )
     return ("7", "3") if names == ["3", "7"] else tuple(names)
 
 
@@ -92,7 +94,7 @@ def read_folder(
     if others:
         notes.append(f"{_count_by_suffix(others)} in the class folders or beside them left out")
     if with_valid:
-        notes += [f"{unused} ({_contents(unused)}) is not used" for unused in folder.unused]
+        notes += [f"{unused} ({describe_contents(unused)}) is not used" for unused in folder.unused]
     ends = np.cumsum([len(files) for files, _, _ in listed])[:-1]
     labels = [labels for _, labels, _ in listed]
     datasets = [Dataset(*arrays) for arrays in zip(np.split(images, ends), labels, strict=True)]
@@ -146,6 +148,11 @@ def list_visible(path: Path) -> list[Path]:
     return sorted(child for child in path.iterdir() if not _is_hidden(child.name))
 
 
+def describe_contents(folder: Path) -> str:
+    """Return what a folder holds in words: "30 .txt files"."""
+    return _count_by_suffix(collections.Counter(file.suffix.lower() for file in _files(folder)))
+
+
 def make_light_on_dark(images: UInt8[np.ndarray, "n h w"]) -> Bool[np.ndarray, " n"]:
     """Invert, in place, the images that are dark on light, and return which ones.
 
@@ -190,11 +197,6 @@ def _unwrap(part: Path) -> Path:
     return part
 
 
-def _contents(folder: Path) -> str:
-    """Return what a folder holds in words: "30 .txt files"."""
-    return _count_by_suffix(collections.Counter(file.suffix.lower() for file in _files(folder)))
-
-
 def _count_by_suffix(counts: collections.Counter[str]) -> str:
     words = (
         f"{count:,} {suffix or 'nameless'} file{'s' if count > 1 else ''}" for suffix, count in counts.most_common()
@@ -215,7 +217,9 @@ def _list_part(
         files = sorted(_files(part / name), key=lambda file: file.relative_to(part).as_posix())
         found = [file for file in files if is_picture(file)]
         if not found:
-            raise ValueError(f"{part / name}: must contain pictures, such as PNG or JPEG, got {_contents(part / name)}")
+            raise ValueError(
+                f"{part / name}: must contain pictures, such as PNG or JPEG, got {describe_contents(part / name)}"
+            )
         pictures += found
         labels += [classes.index(name)] * len(found)
         others.update(file.suffix.lower() for file in files if not is_picture(file))
