@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_mnist import class_names, hold_out, load
+from jax_mnist import class_names, hold_out, load, load_run, make_batch
 from jax_mnist.__main__ import main
 from jax_mnist.data import load_train
 from jax_mnist.data.formats.idx import write_idx
+from jax_mnist.metrics import predicted_labels
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +268,37 @@ def test_command_prints_one_line_for_a_file_that_is_not_read(tmp_path, capsys):
     (tmp_path / "mnist.pkl").write_bytes(b"\x80\4")
     assert main(["train", "--dataset", str(tmp_path / "mnist.pkl"), "--out", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, digits):
+    """A run trained on thirty digits, and its export."""
+    path = tmp_path_factory.mktemp("trained")
+    write_csv(path / "train.csv", digits[0], header=KAGGLE)
+    options = ["mnist", "--model", "linear", "--hidden", "--epochs", "1", "--hold-out", "5", "--seeds", "1"]
+    assert main(["train", *options, "--dataset", str(path), "--out", str(path / "run")]) == 0
+    assert main(["export", str(path / "run"), str(path / "model.jaxexport")]) == 0
+    return path
+
+
+@pytest.mark.parametrize("model", ["run", "model.jaxexport"])
+def test_submission_has_the_models_answer_for_each_row_of_a_csv(trained, tmp_path, mnist, model, capsys):
+    test = mnist.valid[:1100]
+    write_csv(tmp_path / "test.csv.gz", test, header=KAGGLE[1:], labelled=False)
+    paths = [str(trained / model), str(tmp_path / "test.csv.gz"), "--submission", str(tmp_path / "submission.csv")]
+    assert main(["predict", *paths]) == 0
+    assert "labels of 1,100 images written to" in capsys.readouterr().out
+    header, *rows = (tmp_path / "submission.csv").read_text().splitlines()
+    run = load_run(trained / "run")
+    expected = predicted_labels(run.learner.model.apply(run.params, make_batch(test.images, test.labels).x))
+    assert header == "ImageId,Label"
+    assert rows == [f"{i},{label}" for i, label in enumerate(expected.tolist(), 1)]
+
+
+@pytest.mark.parametrize("arguments", [["test.csv"], ["digit.png", "--submission", "out.csv"], ["a.csv", "b.csv"]])
+def test_submission_is_refused_for_anything_but_a_csv(arguments, capsys):
+    assert main(["predict", "RUN", *arguments]) == 2
+    assert "--submission FILE and one CSV of images go together" in capsys.readouterr().err
 
 
 def test_directory_of_idx_files_is_preferred_to_an_npz_beside_them(tmp_path, digits):
