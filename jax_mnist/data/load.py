@@ -95,9 +95,10 @@ def _read(name_or_path: str | Path, *, with_valid: bool, prepare: bool, progress
     if name_or_path in known_names():
         return list(load_known(str(name_or_path)))[: 1 + with_valid], ""
     if str(name_or_path).startswith(_TFDS):
-        from .formats.tfds import read_tfds
+        from .formats.tfds import read_tfds, read_tfds_train
 
-        return list(read_tfds(str(name_or_path).removeprefix(_TFDS)))[: 1 + with_valid], ""
+        name = str(name_or_path).removeprefix(_TFDS)
+        return list(read_tfds(name)) if with_valid else [read_tfds_train(name)], ""
     found = _find(name_or_path)
     if isinstance(found, IdxFiles):
         return _read_idx_set(found, with_valid), ""
