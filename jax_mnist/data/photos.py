@@ -54,12 +54,10 @@ def read_photo(path: str | Path) -> UInt8[np.ndarray, "28 28"]:
 def prepare_photo(path: str | Path) -> Photo:
     """Return what `read_photo` returns, with what was done to the picture: for folders of pictures."""
     path = Path(path)
-    ink = _find_ink(_read_grey(path))
-    if ink is None:
+    digit = _find_digit(_read_grey(path))
+    if digit is None:
         raise ValueError(f"{path}: shows no digit; expected one digit, dark on light or light on dark")
-    strokes, cropped = _drop_surroundings(ink.strokes)
-    near_strokes = ndimage.binary_dilation(strokes, iterations=2)  # with the soft edges of the strokes
-    return Photo(_to_mnist_format(np.where(near_strokes, ink.density, 0)), ink.is_dark, cropped)
+    return Photo(_to_mnist_format(digit.density), digit.is_dark, digit.is_cropped)
 
 
 # Read: upright, gray in [0, 1].
@@ -166,8 +164,67 @@ def _fit_paper(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
 # Drop what is not the digit.
 
 
-def _drop_surroundings(strokes: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+class _Digit(NamedTuple):
+    density: Float[np.ndarray, "h w"]
+    is_dark: bool
+    is_cropped: bool
+    length: int
+    """Of the longest piece, in pixels; 0 if it may be something else than a digit."""
+
+
+def _find_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
+    """Return the digit, or None if there is no ink."""
+    sheet = _find_sheet(grey)
+    if sheet:
+        digit = _find_digit(grey[sheet])
+        if digit and digit.length:
+            return digit._replace(is_cropped=True)
+    digit = _pick_digit(grey)
+    if digit is None or digit.length:
+        return digit
+    # Something is lighter or darker than a smooth paper, such as a shadow.
+    dark, light = _pick_digit(_flatten(grey)), _pick_digit(_flatten(1 - grey))
+    found = [d._replace(is_dark=d is dark, is_cropped=True) for d in (dark, light) if d and d.is_dark]
+    if found and all(d.length for d in found):
+        return max(found, key=lambda d: d.length)
+    return digit
+
+
+def _find_sheet(grey) -> tuple[slice, slice] | None:
+    """Return the inside of a rectangle: a sheet on a table, a plot, or a box; None if there is none."""
+    threshold = grey.mean()
+    for _ in range(10):
+        is_light = grey > threshold
+        if is_light.all() or not is_light.any(): return None
+        threshold = (grey[is_light].mean() + grey[~is_light].mean()) / 2
+    for mask in (is_light, ~is_light):
+        pieces = np.zeros(grey.shape, np.int32)
+        ndimage.label(mask, output=pieces)
+        for n, box in enumerate(ndimage.find_objects(pieces), 1):
+            height, width = (side.stop - side.start for side in box)
+            if min(height, width) < 0.3 * min(grey.shape) or height * width > 0.97 * grey.size:
+                continue
+            piece = pieces[box] == n
+            if piece.mean() > 0.5 and ndimage.binary_fill_holes(piece).mean() > 0.9:
+                y, x = (max(round(0.015 * side), 1) for side in (height, width))
+                return slice(box[0].start + y, box[0].stop - y), slice(box[1].start + x, box[1].stop - x)
+    return None
+
+
+def _flatten(grey):
+    """Return a picture relative to the local paper, which is lighter: what is left when dark strokes are closed."""
+    side = max(round(0.3 * min(grey.shape)), 1)
+    padded = np.pad(grey, side, mode="edge")
+    paper = ndimage.grey_closing(padded, (side, side))[side:-side, side:-side]
+    return 1 - (paper - grey) / np.maximum(paper, 0.5 * paper.max())
+
+
+def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
     """Drop what touches the edge, frames, and specks."""
+    ink = _find_ink(grey)
+    if ink is None:
+        return None
+    strokes = ink.strokes
     pieces = np.zeros(strokes.shape, np.int32)
     ndimage.label(strokes, np.ones((3, 3)), output=pieces)
     boxes = ndimage.find_objects(pieces)
@@ -175,24 +232,24 @@ def _drop_surroundings(strokes: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h 
     height, width = strokes.shape
     lengths = np.maximum(bottom - top, right - left)
     at_edge = (top == 0) | (left == 0) | (bottom == height) | (right == width)
+    is_line = (bottom - top == height) | (right - left == width)
     is_digit = ~at_edge & (bottom - top >= 0.15 * height)
-    if at_edge.any() and (is_digit & (lengths >= 0.25 * lengths[at_edge].max())).any():
-        dropped = at_edge
+    rivals = lengths[at_edge & ~is_line]
+    if at_edge.any() and (is_digit & (lengths >= 0.25 * rivals.max(initial=0))).any():
+        dropped = at_edge  # noqa
     else:
         dropped = np.zeros(len(boxes), bool)
     for n, box in enumerate(boxes):
-        inside = (
-            (top > top[n])
-            & (left > left[n])
-            & (bottom < bottom[n])
-            & (right < right[n])
-            & (lengths > 0.15 * lengths[n])
-        )
+        inside = (top > top[n]) & (left > left[n]) & (bottom < bottom[n]) & (right < right[n]) & (lengths > 0.15 * lengths[n])
         if inside.any() and _is_frame(pieces[box] == n + 1):
             dropped[n] = True
     sizes = ndimage.sum_labels(strokes, pieces, np.arange(1, len(boxes) + 1)) * ~dropped
     kept = sizes >= 0.08 * sizes.max()
-    return np.concatenate([[False], kept])[pieces], bool(dropped.any())
+    near_strokes = ndimage.binary_dilation(np.concatenate([[False], kept])[pieces], iterations=2)  # with the soft edges of the strokes
+    density = np.where(near_strokes, ink.density, 0)
+    border = np.concatenate([strokes[0], strokes[-1], strokes[:, 0], strokes[:, -1]])
+    suspicious = border.mean() > 0.25 and dropped is not at_edge
+    return _Digit(density, ink.is_dark, bool(dropped.any()), 0 if suspicious else int((lengths * kept * is_digit).max()))
 
 
 def _is_frame(piece) -> bool:
