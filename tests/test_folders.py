@@ -1,5 +1,6 @@
 """Image folders: the layouts, pictures and files beside them that people have."""
 
+import json
 import shutil
 import warnings
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_mnist import class_names, hold_out, load, read_photo
+from jax_mnist import Splits, class_names, hold_out, load, read_photo
 from jax_mnist.__main__ import main
 from jax_mnist.data import load_train
 from jax_mnist.data import prepare as preparation
+from jax_mnist.data.formats.idx import write_idx
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +111,7 @@ def test_folder_without_validation_images_is_held_out_from(tmp_path, parts, monk
 def test_two_datasets_in_a_directory_are_named(tmp_path):
     write_folder(tmp_path / "digits")
     write_folder(tmp_path / "letters")
-    with pytest.raises(ValueError, match=f"holds 2 datasets; give one of {tmp_path}/digits/train, "):
+    with pytest.raises(ValueError, match=f"holds 2 datasets; give one of {tmp_path}/digits, "):
         load(tmp_path)
 
 
@@ -143,7 +145,7 @@ def test_every_picture_is_read_and_every_other_file_is_told(tmp_path):
     assert train.labels.tolist() == [1] * 10 + [0] * 8
     assert train.images[:8, 0, 2].tolist() == valid.images[:8, 0, 2].tolist() == list(range(1, 9))
     assert train.images[8, 0, 2] == 99
-    assert notes == f"{tmp_path / 'train'}: 1 .png file, 1 .txt file in the class folders or beside them left out"
+    assert notes == f"{tmp_path}: 1 .png file, 1 .txt file in the class folders or beside them left out"
 
 
 @pytest.mark.parametrize("dark_on_light", [1.0, 0.5, 0.1])
@@ -209,7 +211,7 @@ def test_other_sizes_are_prepared_like_photos(tmp_path, sample):
     np.testing.assert_array_equal(valid.images, [read_photo(file) for file in files])
     np.testing.assert_array_equal(train.images[(train.labels == 1).sum() - 1], expected.images[0])
     assert progress == [14]
-    assert notes == f"{tmp_path / 'train'}: 14 pictures prepared: 14 inverted"
+    assert notes == f"{tmp_path}: 14 pictures prepared: 14 inverted"
     with pytest.raises(ValueError, match=r"train/3/0000\.png: image must be 28x28 pixels, got 100x100"):
         load(tmp_path, prepare=False)
 
@@ -302,3 +304,42 @@ def test_folder_of_28x28_needs_neither_warning_nor_preparation(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(load(tmp_path).train) == 6
+
+
+def write_own_pictures(path, dataset):
+    """Write digits as people have them: black on white, enlarged, PNG and JPEG, with the files that systems add."""
+    for i, (image, label) in enumerate(zip(dataset.images, dataset.labels, strict=True)):
+        file = path / str(label) / (f"{i}.png" if i % 3 else f"{i}.JPG")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        drawn = enlarged(image, (280, 280))
+        drawn.save(file, compress_level=1) if i % 3 else drawn.convert("RGB").save(file)
+        (file.parent / f"._{file.name}").write_bytes(b"\0\5\x16\7")
+        (file.parent / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+
+
+@pytest.mark.slow
+def test_own_pictures_train_to_what_the_same_digits_in_idx_train_to(tmp_path, mnist, capsys):
+    digits = Splits(mnist.train[:450], mnist.valid[:150])
+    for part, name, idx in zip(digits, ("train", "val"), ("train", "t10k"), strict=True):
+        write_own_pictures(tmp_path / "pictures" / name, part)
+        write_own_pictures(tmp_path / "pictures" / "__MACOSX" / name, part[:1])
+        (tmp_path / "idx").mkdir(exist_ok=True)
+        write_idx(tmp_path / "idx" / f"{idx}-images-idx3-ubyte", part.images)
+        write_idx(tmp_path / "idx" / f"{idx}-labels-idx1-ubyte", part.labels.astype(np.uint8))
+
+    def accuracy_of(name):
+        options = ["--dataset", str(tmp_path / name), "--epochs", "30", "--out", str(tmp_path / name / ".run")]
+        assert main(["train", "mnist", *options, "--hidden", "100", "--seeds", "8"]) == 0
+        printed.append(capsys.readouterr().out)
+        return json.loads((tmp_path / name / ".run" / "result.json").read_text())
+
+    printed = []
+    own, idx = accuracy_of("pictures"), accuracy_of("idx")
+    assert "note: " + str(tmp_path / "pictures: 600 pictures prepared: 600 inverted") in printed[0]
+    assert (own["train_count"], own["count"]) == (450, 150)
+    assert own["accuracy_mean"] > idx["accuracy_mean"] - 0.01
+    files = sorted((tmp_path / "pictures" / "val").glob("[0-9]/[0-9]*"))
+    assert main(["predict", str(tmp_path / "pictures" / ".run"), *map(str, files)]) == 0
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    answers = [row[2].strip() for row in rows if row[2].strip()]
+    assert sum(answer == file.parent.name for answer, file in zip(answers, files, strict=True)) == own["correct"]

@@ -108,7 +108,7 @@ def _read(name_or_path: str | Path, *, with_valid: bool, prepare: bool, progress
     def prepare_files(files: Sequence[Path], largest: int) -> Sequence[Any]:
         from .prepare import prepare_pictures  # importing SciPy's ndimage takes half a second
 
-        return prepare_pictures(found.train, files, largest, progress)
+        return prepare_pictures(found.path, files, largest, progress)
 
     return read_folder(found, with_valid=with_valid, prepare=prepare_files if prepare else None)
 
@@ -186,7 +186,9 @@ def hold_out(key: PRNGKeyArray, dataset: Dataset, count: int) -> Splits:
 def _find(name_or_path: str | Path) -> IdxFiles | Table | ImageFolder:
     """Return what a path leads to: the dataset there, or the only one in the folders up to two levels below."""
     path = Path(name_or_path)
-    if path.name in IDX_SETS and _has_idx_files(path.parent, path.name):  # DIR/emnist-letters: one of several sets
+    if (
+        not path.exists() and path.name in IDX_SETS and _has_idx_files(path.parent, path.name)
+    ):  # DIR/emnist-letters: one of several sets
         return IdxFiles(path.parent, path.name)
     if path.is_file():
         table = find_table(path)
@@ -204,7 +206,7 @@ def _find(name_or_path: str | Path) -> IdxFiles | Table | ImageFolder:
         if len(found) == 1:
             return found[0]
         if found:
-            choices = [str(one.directory / one.name if isinstance(one, IdxFiles) else one.train) for one in found]
+            choices = [_path_of(one) for one in found]
             raise ValueError(f"{path}: holds {len(found)} datasets; give one of {', '.join(choices)}")
         level = [child for directory in level for child in list_visible(directory) if child.is_dir()]
     if what := describe_directory(path):
@@ -213,6 +215,12 @@ def _find(name_or_path: str | Path) -> IdxFiles | Table | ImageFolder:
         f"{path}: has no {IDX_SETS['mnist'].train[0]} (plain or .gz), no train/ or class folders with pictures, no "
         f".npz and no train.csv; it has {describe_contents(path)}"
     )
+
+
+def _path_of(found: IdxFiles | Table | ImageFolder) -> str:
+    if isinstance(found, IdxFiles):
+        return str(found.directory / found.name)
+    return str(found.train if isinstance(found, Table) else found.path)
 
 
 def _datasets_in(directory: Path) -> Sequence[IdxFiles | Table | ImageFolder]:

@@ -195,7 +195,8 @@ def _find_sheet(grey) -> tuple[slice, slice] | None:
     threshold = grey.mean()
     for _ in range(10):
         is_light = grey > threshold
-        if is_light.all() or not is_light.any(): return None
+        if is_light.all() or not is_light.any():
+            return None
         threshold = (grey[is_light].mean() + grey[~is_light].mean()) / 2
     for mask in (is_light, ~is_light):
         pieces = np.zeros(grey.shape, np.int32)
@@ -240,16 +241,26 @@ def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
     else:
         dropped = np.zeros(len(boxes), bool)
     for n, box in enumerate(boxes):
-        inside = (top > top[n]) & (left > left[n]) & (bottom < bottom[n]) & (right < right[n]) & (lengths > 0.15 * lengths[n])
+        inside = (
+            (top > top[n])
+            & (left > left[n])
+            & (bottom < bottom[n])
+            & (right < right[n])
+            & (lengths > 0.15 * lengths[n])
+        )
         if inside.any() and _is_frame(pieces[box] == n + 1):
             dropped[n] = True
     sizes = ndimage.sum_labels(strokes, pieces, np.arange(1, len(boxes) + 1)) * ~dropped
     kept = sizes >= 0.08 * sizes.max()
-    near_strokes = ndimage.binary_dilation(np.concatenate([[False], kept])[pieces], iterations=2)  # with the soft edges of the strokes
+    near_strokes = ndimage.binary_dilation(
+        np.concatenate([[False], kept])[pieces], iterations=2
+    )  # with the soft edges of the strokes
     density = np.where(near_strokes, ink.density, 0)
     border = np.concatenate([strokes[0], strokes[-1], strokes[:, 0], strokes[:, -1]])
     suspicious = border.mean() > 0.25 and dropped is not at_edge
-    return _Digit(density, ink.is_dark, bool(dropped.any()), 0 if suspicious else int((lengths * kept * is_digit).max()))
+    return _Digit(
+        density, ink.is_dark, bool(dropped.any()), 0 if suspicious else int((lengths * kept * is_digit).max())
+    )
 
 
 def _is_frame(piece) -> bool:

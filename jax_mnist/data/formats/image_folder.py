@@ -37,6 +37,7 @@ Prepare = Callable[[Sequence[Path], int], Sequence[Any]]
 class ImageFolder(NamedTuple):
     """The folders of an image folder's parts, and those beside them that hold pictures too and are not read."""
 
+    path: Path
     train: Path
     valid: Path | None
     unused: tuple[Path, ...]
@@ -53,7 +54,7 @@ def find_folder(path: Path) -> ImageFolder | None:
     if train is None and any(name not in _VALID and _has_pictures(folder) for name, folder in folders.items()):
         train = path
     unused = tuple(folder for folder in others if folder != train and any(map(is_picture, _files(folder))))
-    return None if train is None else ImageFolder(train, valid, unused)
+    return None if train is None else ImageFolder(path, train, valid, unused)
 
 
 def class_folders(folder: ImageFolder) -> tuple[str, ...]:
@@ -84,8 +85,7 @@ def read_folder(
     validation images have a class that the training images lack, or a picture cannot be read or prepared.
     """
     if with_valid and folder.valid is None:
-        where = folder.train.parent if folder.train.name.lower() in _TRAIN else folder.train
-        raise FileNotFoundError(f"{where}: has no folder {', '.join(_VALID[:-1])} or {_VALID[-1]}; {HOLD_OUT}")
+        raise FileNotFoundError(f"{folder.path}: has no folder {', '.join(_VALID[:-1])} or {_VALID[-1]}; {HOLD_OUT}")
     classes = class_folders(folder)
     parts = [_unwrap(part) for part in (folder.train, folder.valid if with_valid else None) if part is not None]
     listed = [_list_part(part, classes, (folder.valid, *folder.unused)) for part in parts]
@@ -98,7 +98,7 @@ def read_folder(
     ends = np.cumsum([len(files) for files, _, _ in listed])[:-1]
     labels = [labels for _, labels, _ in listed]
     datasets = [Dataset(*arrays) for arrays in zip(np.split(images, ends), labels, strict=True)]
-    return datasets, f"{folder.train}: {'; '.join(notes)}" if notes else ""
+    return datasets, f"{folder.path}: {'; '.join(notes)}" if notes else ""
 
 
 def write_folder(
