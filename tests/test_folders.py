@@ -197,6 +197,15 @@ def test_every_mode_of_28x28_is_read(tmp_path, sample, mode):
     np.testing.assert_array_equal(train.images, 255 * np.uint8(images > 127) if mode == "1 bit" else images)
 
 
+def test_exif_orientation_of_28x28_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # rotated by 180 degrees
+    image = picture(200, 100)
+    write_images(tmp_path, [image], [1])
+    Image.fromarray(image[::-1, ::-1]).save(tmp_path / "train/3/0000.png", exif=exif)
+    np.testing.assert_array_equal(load(tmp_path).train.images, [image])
+
+
 def enlarged(image, size=(100, 100)):
     return Image.fromarray(255 - image).resize(size, Image.Resampling.BICUBIC).convert("RGBA")
 

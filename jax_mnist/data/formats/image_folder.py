@@ -214,7 +214,7 @@ def _list_part(
     pictures, labels = [], []
     others = collections.Counter(child.suffix.lower() for child in list_visible(part) if is_picture(child))
     for name in sorted(classes):
-        files = sorted(_files(part / name), key=lambda file: file.relative_to(part).as_posix())
+        files = sorted(_files(part / name), key=lambda file: file.as_posix())
         found = [file for file in files if is_picture(file)]
         if not found:
             raise ValueError(
@@ -279,7 +279,9 @@ def _to_grey(image: "Image.Image") -> UInt8[np.ndarray, "h w"]:
     """Return the gray values of a picture of any mode, of one with transparency on black or, if it is dark, white."""
     from PIL import Image, ImageOps
 
-    ImageOps.exif_transpose(image, in_place=True)
+    image.load()  # a PNG may have its EXIF data after the pixels
+    if image.info or image.format == "TIFF":
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):  # Pillow would clip these at 255 instead of scaling them to 8 bits
         values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0).clip(0)
         white = next((white for white in (1, 255, 65535) if values.max() <= white), values.max())
