@@ -197,6 +197,22 @@ def test_every_mode_of_28x28_is_read(tmp_path, sample, mode):
     np.testing.assert_array_equal(train.images, 255 * np.uint8(images > 127) if mode == "1 bit" else images)
 
 
+TIFF_MODES = {
+    "CMYK": lambda image: Image.fromarray(image).convert("RGB").convert("CMYK"),
+    "LAB": lambda image: Image.merge("LAB", [Image.fromarray(image), *[Image.new("L", (28, 28), 128)] * 2]),
+    "float in [0, 1]": lambda image: Image.fromarray(image / np.float32(255)),
+    "float in 0..255": lambda image: Image.fromarray(image.astype(np.float32)),
+    "32 bit": lambda image: Image.fromarray(image.astype(np.int32)),
+}
+
+
+@pytest.mark.parametrize("mode", TIFF_MODES)
+def test_every_mode_of_28x28_in_a_tiff_is_read(tmp_path, sample, mode):
+    images, labels = sample.valid[::200].images, sample.valid[::200].labels
+    write_images(tmp_path, images, labels, suffix=".tif", change=TIFF_MODES[mode])
+    np.testing.assert_allclose(load(tmp_path).train.images.astype(int), images, atol=2)
+
+
 def test_exif_orientation_of_28x28_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # rotated by 180 degrees
@@ -223,6 +239,24 @@ def test_other_sizes_are_prepared_like_photos(tmp_path, sample):
     assert notes == f"{tmp_path}: 14 pictures prepared: 14 inverted"
     with pytest.raises(ValueError, match=r"train/3/0000\.png: image must be 28x28 pixels, got 100x100"):
         load(tmp_path, prepare=False)
+
+
+def test_commands_prepare_unless_told_not_to(tmp_path, sample, capsys):
+    few = sample.valid[::300]
+    write_images(tmp_path / "own", few.images, few.labels, change=enlarged)
+    run = str(tmp_path / "run")
+    options = ["train", "chapter-linear", "--dataset", str(tmp_path / "own"), "--epochs", "1", "--out", run]
+    assert main([*options, "--no-prepare"]) == 2
+    assert "0000.png: image must be 28x28 pixels, got 100x100" in capsys.readouterr().err
+    assert main(options) == 0
+    assert main(["evaluate", run]) == 0
+    note = f"note: {tmp_path / 'own'}: 14 pictures prepared: 14 inverted"
+    assert capsys.readouterr().out.count(note) == 2
+    write_images(tmp_path / "inverted", 255 - few.images, few.labels)
+    options[3] = str(tmp_path / "inverted")
+    assert main([*options, "--no-prepare"]) == 0
+    assert main(["evaluate", run]) == 0  # as the run was trained
+    assert "note: " not in capsys.readouterr().out
 
 
 def test_pictures_that_cannot_be_prepared_are_all_named(tmp_path):
