@@ -153,7 +153,8 @@ def _fit_paper(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
     stride = max(grey.size // 5000, 1)  # a few thousand pixels are enough to fit six coefficients
     sampled_terms, sampled_grey = terms[::stride], grey.reshape(-1)[::stride]
-    coefficients = np.array([np.median(sampled_grey), 0, 0, 0, 0, 0], np.float32)
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    coefficients = np.array([np.median(border), 0, 0, 0, 0, 0], np.float32)
     for _ in range(8):
         distance = np.abs(sampled_grey - sampled_terms @ coefficients)
         is_paper = distance <= max(2.5 * float(np.median(distance)), 0.02)
@@ -169,7 +170,9 @@ class _Digit(NamedTuple):
     is_dark: bool
     is_cropped: bool
     length: int
-    """Of the longest piece, in pixels; 0 if it may be something else than a digit."""
+    """Of the longest piece that does not touch the edge and is high enough, in pixels; 0 if there is none."""
+    is_doubtful: bool
+    """Whether ink along the edge says that it is something else."""
 
 
 def _find_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
@@ -177,17 +180,17 @@ def _find_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
     sheet = _find_sheet(grey)
     if sheet:
         digit = _find_digit(grey[sheet])
-        if digit and digit.length:
+        if digit and digit.length and not digit.is_doubtful:
             return digit._replace(is_cropped=True)
     digit = _pick_digit(grey)
-    if digit is None or digit.length:
+    if digit is None or not digit.is_doubtful:
         return digit
     # Something is lighter or darker than a smooth paper, such as a shadow.
     dark, light = _pick_digit(_flatten(grey)), _pick_digit(_flatten(1 - grey))
     found = [d._replace(is_dark=d is dark, is_cropped=True) for d in (dark, light) if d and d.is_dark]
-    if found and all(d.length for d in found):
-        return max(found, key=lambda d: d.length)
-    return digit
+    if any(d.is_doubtful for d in found): return digit
+    best = max(found, key=lambda d: d.length, default=digit)
+    return best if best.length else digit
 
 
 def _find_sheet(grey) -> tuple[slice, slice] | None:
@@ -248,8 +251,8 @@ def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
     near_strokes = ndimage.binary_dilation(np.concatenate([[False], kept])[pieces], iterations=2)  # with the soft edges of the strokes
     density = np.where(near_strokes, ink.density, 0)
     border = np.concatenate([strokes[0], strokes[-1], strokes[:, 0], strokes[:, -1]])
-    suspicious = border.mean() > 0.25 and dropped is not at_edge
-    return _Digit(density, ink.is_dark, bool(dropped.any()), 0 if suspicious else int((lengths * kept * is_digit).max()))
+    suspicious = border.mean() > 0.15 and dropped is not at_edge
+    return _Digit(density, ink.is_dark, bool(dropped.any()), int((lengths * kept * is_digit).max()), bool(suspicious))
 
 
 def _is_frame(piece) -> bool:
