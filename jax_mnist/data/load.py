@@ -248,9 +248,12 @@ def _threes_and_sevens(digits: Dataset) -> Dataset:
 def _read_idx_set(files: IdxFiles, with_valid: bool, source: Source | None = None) -> list[Dataset]:
     """Read the IDX files of a set and check that they fit together; `source`, if given, has their checksums."""
     directory, names = files.directory, IDX_SETS[files.name]
-    if with_valid and not any(find_idx(directory, file) for file in names.valid):
+    train = _read_idx_part(directory, names, names.train, source)
+    if not with_valid:
+        return [train]
+    if not any(find_idx(directory, file) for file in names.valid):
         raise FileNotFoundError(f"{directory}: has no {names.valid[0]} and {names.valid[1]}; {HOLD_OUT}")
-    return [_read_idx_part(directory, names, part, source) for part in (names.train, names.valid)[: 1 + with_valid]]
+    return [train, _read_idx_part(directory, names, names.valid, source)]
 
 
 def _read_idx_part(directory: Path, names: IdxSet, part: tuple[str, str], source: Source | None) -> Dataset:

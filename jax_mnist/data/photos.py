@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageOps
 from scipy import ndimage
 
@@ -15,7 +15,7 @@ BOX = 20
 """Side of the box, in pixels, into which a digit is scaled before it is centered by mass in SIDE x SIDE."""
 
 _WORKING_SIDE = 400
-_BRIGHTNESS = 0.8  # of the pixels above half of the maximum, the median: 99% of MNIST's digits are at least so bright
+_BRIGHTNESS = 0.8  # the strokes of 94% of MNIST's digits are brighter
 _MAX_PIXELS = 64_000_000  # of four bytes, in three copies while the picture is scaled down: 768 MB
 
 
@@ -52,11 +52,12 @@ def read_photo(path: str | Path) -> UInt8[np.ndarray, "28 28"]:
 
 
 def prepare_photo(path: str | Path) -> Photo:
-    """Return what `read_photo` returns, with what was done to the picture: for folders of pictures."""
-    path = Path(path)
-    digit = _find_digit(_read_grey(path))
+    """Return the image that `read_photo` returns, and what was done to the picture. Raises the same exceptions."""
+    digit = _find_digit(_read_grey(Path(path)))
     if digit is None:
         raise ValueError(f"{path}: shows no digit; expected one digit, dark on light or light on dark")
+    if digit.is_several:
+        raise ValueError(f"{path}: shows several digits side by side; expected one digit")
     return Photo(_to_mnist_format(digit.density), digit.is_dark, digit.is_cropped)
 
 
@@ -114,36 +115,34 @@ def _composite(grey: Float[np.ndarray, "h w"], alpha: Float[np.ndarray, "h w"]) 
 class _Ink(NamedTuple):
     density: Float[np.ndarray, "h w"]
     """How much ink each pixel has, in [0, 1]."""
-    strokes: Bool[np.ndarray, "h w"]
+    is_stroke: Bool[np.ndarray, "h w"]
     is_dark: bool
+    """Whether the ink is darker than the paper."""
 
 
 def _find_ink(grey: Float[np.ndarray, "h w"]) -> _Ink | None:
-    """Return the ink, darker or lighter than the paper, or None if there is none."""
+    """Return the ink, or None if nothing stands out from the paper."""
     difference = grey - _fit_paper(grey)
-    noise = _estimate_noise(grey, difference)
     # Stroke pixels are few but far from the paper, so the cube of the difference has their sign.
-    sign = np.sign(np.mean(difference**3))
+    sign = np.sign(np.vdot(difference * difference, difference))
     ink = np.maximum(difference * sign, 0)
-    threshold = max(6 * noise, 0.02)
+    threshold = max(6 * _estimate_noise(grey, difference), 0.02)
     if ink.max() <= threshold:
         return None
     full_ink = float(np.median(ink[ink > max(threshold, 0.5 * ink.max())]))
-    density = np.clip((ink / full_ink - 0.1) / 0.8, 0, 1)
-    return _Ink(density, ink > 0.4 * full_ink, bool(sign < 0))
+    return _Ink(np.clip((ink / full_ink - 0.1) / 0.8, 0, 1), ink > 0.4 * full_ink, bool(sign < 0))
 
 
 def _estimate_noise(grey: Float[np.ndarray, "h w"], difference: Float[np.ndarray, "h w"]) -> float:
-    """Return the standard deviation of the paper's noise.
+    """Return the noise's standard deviation, by the lower of two estimates, robust and exact for normal noise.
 
-    Two robust estimates are too high in different pictures: the distance from the paper where it is unlike the fit, as
-    in a shadow, and the second differences in sharp pictures full of ink.
+    The difference from the paper is too high an estimate for a blurred close crop, most of whose pixels are ink, and
+    for a shadow, which the fit does not follow; the second differences are too high for small sharp pictures.
     """
-    second = grey[1:-1, 1:-1] - (grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]) / 4
-    spreads = (
-        1.4826 * float(np.median(np.abs(values))) for values in (difference, second / np.sqrt(1.25)) if values.size
-    )
-    return min(spreads)
+    neighbors = (grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]) / 4
+    second_difference = (grey[1:-1, 1:-1] - neighbors) / np.sqrt(1.25)
+    estimates = (difference, second_difference) if second_difference.size else (difference,)
+    return min(1.4826 * float(np.median(np.abs(values))) for values in estimates)
 
 
 def _fit_paper(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
@@ -153,11 +152,14 @@ def _fit_paper(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
     stride = max(grey.size // 5000, 1)  # a few thousand pixels are enough to fit six coefficients
     sampled_terms, sampled_grey = terms[::stride], grey.reshape(-1)[::stride]
-    coefficients = np.array([np.median(sampled_grey), 0, 0, 0, 0, 0], np.float32)
+    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    coefficients = np.array([np.median(edge), 0, 0, 0, 0, 0], np.float32)  # in a close crop, paper is most of the edge
     for _ in range(8):
         distance = np.abs(sampled_grey - sampled_terms @ coefficients)
         is_paper = distance <= max(2.5 * float(np.median(distance)), 0.02)
-        coefficients = np.linalg.lstsq(sampled_terms[is_paper], sampled_grey[is_paper], rcond=None)[0]
+        near = sampled_terms[is_paper]
+        # The normal equations take a tenth of the time; lstsq, not solve, since a narrow picture makes them singular.
+        coefficients = np.linalg.lstsq(near.T @ near, near.T @ sampled_grey[is_paper], rcond=None)[0]
     return (terms @ coefficients).reshape(grey.shape)
 
 
@@ -168,119 +170,139 @@ class _Digit(NamedTuple):
     density: Float[np.ndarray, "h w"]
     is_dark: bool
     is_cropped: bool
+    is_several: bool
     length: int
-    """Of the longest piece, in pixels; 0 if it may be something else than a digit."""
+    """Of the longest piece of ink that is away from the edge and not small, in pixels; 0 if there is none."""
+    is_doubtful: bool
+    """Whether much of the edge is ink."""
 
 
 def _find_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
-    """Return the digit, or None if there is no ink."""
+    """Return the digit, looked for inside a sheet first, then in the picture; None if there is no ink."""
     sheet = _find_sheet(grey)
-    if sheet:
-        digit = _find_digit(grey[sheet])
-        if digit and digit.length:
-            return digit._replace(is_cropped=True)
+    inner = _find_digit(grey[sheet]) if sheet else None
+    if inner and inner.length and not inner.is_doubtful:
+        return inner._replace(is_cropped=True)
     digit = _pick_digit(grey)
-    if digit is None or digit.length:
+    if digit is None or not digit.is_doubtful:
         return digit
-    # Something is lighter or darker than a smooth paper, such as a shadow.
+    # The paper is not smooth: a shadow falls on it. Of the wrong polarity only gaps between strokes are left, which
+    # are shorter than the digit.
     dark, light = _pick_digit(_flatten(grey)), _pick_digit(_flatten(1 - grey))
-    found = [d._replace(is_dark=d is dark, is_cropped=True) for d in (dark, light) if d and d.is_dark]
-    if found and all(d.length for d in found):
-        return max(found, key=lambda d: d.length)
-    return digit
+    flat = [found._replace(is_dark=found is dark) for found in (dark, light) if found and found.is_dark]
+    best = max(flat, key=lambda found: found.length, default=digit)
+    return best if best.length and not any(found.is_doubtful for found in flat) else digit
 
 
-def _find_sheet(grey) -> tuple[slice, slice] | None:
-    """Return the inside of a rectangle: a sheet on a table, a plot, or a box; None if there is none."""
+def _find_sheet(grey: Float[np.ndarray, "h w"]) -> tuple[slice, slice] | None:
+    """Return the inside of the first light or dark rectangle, or None: a sheet on a table, a plot, a ruled box."""
     threshold = grey.mean()
-    for _ in range(10):
+    for _ in range(10):  # to the middle between the means of both sides
         is_light = grey > threshold
         if is_light.all() or not is_light.any():
             return None
         threshold = (grey[is_light].mean() + grey[~is_light].mean()) / 2
-    for mask in (is_light, ~is_light):
-        pieces = np.zeros(grey.shape, np.int32)
-        ndimage.label(mask, output=pieces)
-        for n, box in enumerate(ndimage.find_objects(pieces), 1):
-            height, width = (side.stop - side.start for side in box)
-            if min(height, width) < 0.3 * min(grey.shape) or height * width > 0.97 * grey.size:
+    for mask in (grey > threshold, grey <= threshold):
+        pieces = _label(mask, diagonally=False)
+        for n, (rows, columns) in enumerate(ndimage.find_objects(pieces), 1):
+            height, width = rows.stop - rows.start, columns.stop - columns.start
+            if min(height, width) < max(0.3 * min(grey.shape), SIDE) or height * width > 0.97 * grey.size:
                 continue
-            piece = pieces[box] == n
-            if piece.mean() > 0.5 and ndimage.binary_fill_holes(piece).mean() > 0.9:
-                y, x = (max(round(0.015 * side), 1) for side in (height, width))
-                return slice(box[0].start + y, box[0].stop - y), slice(box[1].start + x, box[1].stop - x)
+            piece = pieces[rows, columns] == n
+            if piece.mean() > 0.5 and np.mean(ndimage.binary_fill_holes(piece)) > 0.9:  # a 0 fills less
+                y, x = max(round(0.015 * height), 1), max(round(0.015 * width), 1)  # what a slant or a blur leaves
+                return slice(rows.start + y, rows.stop - y), slice(columns.start + x, columns.stop - x)
     return None
 
 
-def _flatten(grey):
-    """Return a picture relative to the local paper, which is lighter: what is left when dark strokes are closed."""
-    side = max(round(0.3 * min(grey.shape)), 1)
+def _flatten(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """Return dark strokes on white, relative to the local paper, which is the picture with its dark strokes closed."""
+    side = round(0.3 * min(grey.shape)) + 1
     padded = np.pad(grey, side, mode="edge")
     paper = ndimage.grey_closing(padded, (side, side))[side:-side, side:-side]
-    return 1 - (paper - grey) / np.maximum(paper, 0.5 * paper.max())
+    return 1 - (paper - grey) / np.maximum(paper, 0.5 * paper.max())  # in a shadow, ink differs less from the paper
 
 
 def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
-    """Drop what touches the edge, frames, and specks."""
+    """Return the ink without frames, specks, and what touches the edge beside a digit; None if there is no ink."""
     ink = _find_ink(grey)
     if ink is None:
         return None
-    strokes = ink.strokes
-    pieces = np.zeros(strokes.shape, np.int32)
-    ndimage.label(strokes, np.ones((3, 3)), output=pieces)
+    pieces = _label(ink.is_stroke, diagonally=True)
     boxes = ndimage.find_objects(pieces)
-    top, left, bottom, right = np.array([(y.start, x.start, y.stop, x.stop) for y, x in boxes]).T
-    height, width = strokes.shape
-    lengths = np.maximum(bottom - top, right - left)
+    (top, bottom), (left, right) = np.array([[(side.start, side.stop) for side in box] for box in boxes]).T.swapaxes(
+        0, 1
+    )
+    heights, widths = bottom - top, right - left
+    lengths = np.maximum(heights, widths)
+    height, width = grey.shape
+
     at_edge = (top == 0) | (left == 0) | (bottom == height) | (right == width)
-    is_line = (bottom - top == height) | (right - left == width)
-    is_digit = ~at_edge & (bottom - top >= 0.15 * height)
-    rivals = lengths[at_edge & ~is_line]
-    if at_edge.any() and (is_digit & (lengths >= 0.25 * rivals.max(initial=0))).any():
-        dropped = at_edge  # noqa
-    else:
-        dropped = np.zeros(len(boxes), bool)
+    crosses = (heights == height) | (widths == width)  # such as a line of a table
+    is_inner = ~at_edge & (heights >= 0.15 * height)
+    has_digit = is_inner & (lengths >= 0.25 * lengths[at_edge & ~crosses].max(initial=0))
+    is_dropped = at_edge & has_digit.any()
     for n, box in enumerate(boxes):
-        inside = (
-            (top > top[n])
-            & (left > left[n])
-            & (bottom < bottom[n])
-            & (right < right[n])
-            & (lengths > 0.15 * lengths[n])
-        )
-        if inside.any() and _is_frame(pieces[box] == n + 1):
-            dropped[n] = True
-    sizes = ndimage.sum_labels(strokes, pieces, np.arange(1, len(boxes) + 1)) * ~dropped
-    kept = sizes >= 0.08 * sizes.max()
-    near_strokes = ndimage.binary_dilation(
-        np.concatenate([[False], kept])[pieces], iterations=2
-    )  # with the soft edges of the strokes
-    density = np.where(near_strokes, ink.density, 0)
-    border = np.concatenate([strokes[0], strokes[-1], strokes[:, 0], strokes[:, -1]])
-    suspicious = border.mean() > 0.25 and dropped is not at_edge
+        is_inside = (top > top[n]) & (left > left[n]) & (bottom < bottom[n]) & (right < right[n])
+        if (is_inside & (lengths > 0.15 * lengths[n])).any():
+            is_dropped[n] |= _is_frame(pieces[box] == n + 1)
+    sizes = np.where(is_dropped, 0, np.bincount(pieces.ravel())[1:])
+    is_kept = sizes >= 0.08 * sizes.max()
+
+    near_strokes = ndimage.binary_dilation(np.append(False, is_kept)[pieces], iterations=2)  # with their soft edges
+    edge = np.concatenate([ink.is_stroke[side] for side in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1])])
     return _Digit(
-        density, ink.is_dark, bool(dropped.any()), 0 if suspicious else int((lengths * kept * is_digit).max())
+        density=np.where(near_strokes, ink.density, 0),
+        is_dark=ink.is_dark,
+        is_cropped=bool(is_dropped.any()),
+        is_several=_is_several(top[is_kept], bottom[is_kept], left[is_kept], right[is_kept]),
+        length=int((lengths * (is_kept & is_inner)).max()),
+        is_doubtful=bool(edge.mean() > 0.15) and not has_digit.any(),
     )
 
 
-def _is_frame(piece) -> bool:
+def _label(mask: Bool[np.ndarray, "h w"], diagonally: bool) -> Int[np.ndarray, "h w"]:
+    """Return the number of the connected piece, from 1, that each pixel belongs to; 0 outside."""
+    pieces = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, np.ones((3, 3)) if diagonally else None, output=pieces)
+    return pieces
+
+
+def _is_frame(piece: Bool[np.ndarray, "h w"]) -> bool:
     """Return True if a piece has ink along more than 80% of each side of its bounding box."""
-    margin = max(max(piece.shape) // 20, 1)
+    margin = max(max(piece.shape) // 20, 1)  # a photographed frame is slightly slanted
     sides = piece[:margin].any(0), piece[-margin:].any(0), piece[:, :margin].any(1), piece[:, -margin:].any(1)
     return min(side.mean() for side in sides) > 0.8
+
+
+def _is_several(
+    top: Int[np.ndarray, " n"], bottom: Int[np.ndarray, " n"], left: Int[np.ndarray, " n"], right: Int[np.ndarray, " n"]
+) -> bool:
+    """Return True if pieces side by side are too alike in height, and too far apart, for the strokes of one digit."""
+    order = np.argsort(left)
+    top, bottom, left, right = top[order], bottom[order], left[order], np.maximum.accumulate(right[order])
+    gaps = left[1:] - right[:-1]
+    starts = np.flatnonzero(np.append(True, gaps > 0))  # of the groups of pieces with a gap between them
+    heights = np.maximum.reduceat(bottom, starts) - np.minimum.reduceat(top, starts)
+    if len(starts) == 1 or np.sort(heights)[-2] < 0.6 * heights.max():
+        return False
+    height = bottom.max() - top.min()
+    is_wide = right[-1] - left[0] > 0.9 * height and gaps.max() > 0.05 * height  # a broken 5 has a narrower gap
+    return bool(is_wide or gaps.max() > 0.25 * height)  # two 1s are narrow
 
 
 # To MNIST's format.
 
 
 def _to_mnist_format(ink: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "28 28"]:
-    """Crop to the ink, scale into BOX x BOX and center by mass in SIDE x SIDE."""
+    """Crop to the ink, scale into BOX x BOX, brighten, and center by mass in SIDE x SIDE."""
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     digit = Image.fromarray(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32))
     scale = BOX / max(digit.size)
     size = (max(round(digit.width * scale), 1), max(round(digit.height * scale), 1))
     small = np.clip(np.asarray(digit.resize(size, Image.Resampling.BICUBIC)), 0, 1)
-    small = np.clip(small * max(_BRIGHTNESS / np.median(small[small > 0.5 * small.max()]), 1), 0, 1)
+    typical = np.median(small[small > 0.3 * small.max()])  # below it are the soft edges
+    small = np.clip(small * max(_BRIGHTNESS / typical, 1), 0, 1)  # scaled down, thin strokes are faint
     canvas = np.zeros((2 * SIDE, 2 * SIDE), np.float32)
     canvas[: small.shape[0], : small.shape[1]] = small
     # The average center of mass in MNIST is at pixel 14.0 of 0..27 on both axes, not 13.5; shifts are whole pixels.
