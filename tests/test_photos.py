@@ -147,10 +147,6 @@ def save_truncated(path):
     path.write_bytes(path.read_bytes()[:200])
 
 
-def save_gif(path):
-    stroke().save(path, format="GIF")
-
-
 def save_one_pixel(path):
     Image.new("L", (1, 1)).save(path)
 
@@ -162,11 +158,10 @@ def save_huge(path):
 
 
 @pytest.mark.parametrize(("save", "message"), [
-    (save_text, "not a readable PNG or JPEG"),
+    (save_text, "not a readable picture"),
     (save_blank, "shows no digit; .*dark on light or light on dark"),
     (save_noise, "shows no digit"),
-    (save_truncated, "not a readable PNG or JPEG"),
-    (save_gif, "not a readable PNG or JPEG"),
+    (save_truncated, "not a readable picture"),
     (save_one_pixel, "shows no digit"),
     (save_huge, "large|DecompressionBomb|exceeds"),
 ])  # fmt: skip
@@ -179,5 +174,5 @@ def test_file_without_a_readable_digit_is_refused_by_name(tmp_path, save, messag
 
 
 def test_missing_file_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing\.png: .*PNG or JPEG"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.png: there is no such file"):
         read_photo(tmp_path / "nothing.png")
