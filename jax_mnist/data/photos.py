@@ -209,7 +209,7 @@ def _find_sheet(grey: Float[np.ndarray, "h w"]) -> tuple[slice, slice] | None:
             if min(height, width) < max(0.3 * min(grey.shape), SIDE) or height * width > 0.97 * grey.size:
                 continue
             piece = pieces[rows, columns] == n
-            if piece.mean() > 0.5 and np.mean(ndimage.binary_fill_holes(piece)) > 0.9:  # a 0 fills less
+            if piece.mean() > 0.5 and np.asarray(ndimage.binary_fill_holes(piece)).mean() > 0.9:  # a 0 fills less
                 y, x = max(round(0.015 * height), 1), max(round(0.015 * width), 1)  # what a slant or a blur leaves
                 return slice(rows.start + y, rows.stop - y), slice(columns.start + x, columns.stop - x)
     return None
@@ -230,9 +230,7 @@ def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
         return None
     pieces = _label(ink.is_stroke, diagonally=True)
     boxes = ndimage.find_objects(pieces)
-    (top, bottom), (left, right) = np.array([[(side.start, side.stop) for side in box] for box in boxes]).T.swapaxes(
-        0, 1
-    )
+    top, bottom, left, right = np.array([(y.start, y.stop, x.start, x.stop) for y, x in boxes]).T
     heights, widths = bottom - top, right - left
     lengths = np.maximum(heights, widths)
     height, width = grey.shape
