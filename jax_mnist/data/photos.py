@@ -270,7 +270,7 @@ def _is_frame(piece: Bool[np.ndarray, "h w"]) -> bool:
     """Return True if a piece has ink along more than 80% of each side of its bounding box."""
     margin = max(max(piece.shape) // 20, 1)  # a photographed frame is slightly slanted
     sides = piece[:margin].any(0), piece[-margin:].any(0), piece[:, :margin].any(1), piece[:, -margin:].any(1)
-    return min(side.mean() for side in sides) > 0.8
+    return all(bool(side.mean() > 0.8) for side in sides)
 
 
 def _is_several(
