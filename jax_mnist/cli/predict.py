@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,14 +20,17 @@ from ..files import atomic_write
 from ..metrics import class_probabilities, predicted_labels
 from ..runs import load_run
 from ..types import Dataset
-from .console import EXIT_OK, Platform, optional, script, use_platform
+from .console import EXIT_BAD_INPUT, EXIT_OK, Platform, optional, script, use_platform
+
+SURE = 0.5
+"""Probability below which an answer is marked as not sure."""
 
 _BATCH_SIZE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictConfig:
-    """Name the digit in each picture: PNG or JPEG of any size, dark on light or light on dark."""
+    """Name the digit in each picture, of any format and size, dark on light or light on dark."""
 
     run: Positional[Path]
     """Directory that `train --out` wrote, or file that `export` wrote."""
@@ -39,20 +43,30 @@ class PredictConfig:
 
 
 def run(config: PredictConfig) -> int:
-    """Predict as configured."""
+    """Predict as configured; a picture that cannot be read is named on stderr, and the others are predicted."""
     use_platform(config.platform)
     if not config.images:
-        raise ValueError("predict needs one or more pictures (PNG or JPEG), got none")
+        raise ValueError("predict needs one or more pictures, got none")
     if any(map(is_csv, config.images)) or config.submission is not None:
         return _write_submission(config)
-    images = np.stack([read_photo(path) for path in config.images])
-    logits, classes = _logits(config.run, images)
+    paths, photos = [], []
+    for path in config.images:
+        try:
+            photos.append(read_photo(path))
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            paths.append(path)
+    if not photos:
+        return EXIT_BAD_INPUT
+    logits, classes = _logits(config.run, np.stack(photos))
     table = Table(Column("picture", overflow="fold"), "digit", "probability")
     probabilities = class_probabilities(logits)
-    for path, label, row in zip(config.images, predicted_labels(logits), probabilities, strict=True):
-        table.add_row(str(path), classes[int(label)], f"{row[label]:.4f}")
+    for path, label, row in zip(paths, predicted_labels(logits), probabilities, strict=True):
+        answer = classes[int(label)] if row[label] >= SURE else f"{classes[int(label)]} (not sure)"
+        table.add_row(str(path), answer, f"{row[label]:.4f}")
     Console(markup=False).print(table)
-    return EXIT_OK
+    return EXIT_OK if len(paths) == len(config.images) else EXIT_BAD_INPUT
 
 
 def _logits(path: Path, images: np.ndarray) -> tuple[Any, tuple[str, ...]]:

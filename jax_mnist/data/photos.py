@@ -209,7 +209,7 @@ def _find_sheet(grey: Float[np.ndarray, "h w"]) -> tuple[slice, slice] | None:
             if min(height, width) < max(0.3 * min(grey.shape), SIDE) or height * width > 0.97 * grey.size:
                 continue
             piece = pieces[rows, columns] == n
-            if piece.mean() > 0.5 and np.mean(ndimage.binary_fill_holes(piece)) > 0.9:  # a 0 fills less
+            if piece.mean() > 0.5 and np.asarray(ndimage.binary_fill_holes(piece)).mean() > 0.9:  # a 0 fills less
                 y, x = max(round(0.015 * height), 1), max(round(0.015 * width), 1)  # what a slant or a blur leaves
                 return slice(rows.start + y, rows.stop - y), slice(columns.start + x, columns.stop - x)
     return None
@@ -230,9 +230,7 @@ def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
         return None
     pieces = _label(ink.is_stroke, diagonally=True)
     boxes = ndimage.find_objects(pieces)
-    (top, bottom), (left, right) = np.array([[(side.start, side.stop) for side in box] for box in boxes]).T.swapaxes(
-        0, 1
-    )
+    top, bottom, left, right = np.array([(y.start, y.stop, x.start, x.stop) for y, x in boxes]).T
     heights, widths = bottom - top, right - left
     lengths = np.maximum(heights, widths)
     height, width = grey.shape
@@ -272,7 +270,7 @@ def _is_frame(piece: Bool[np.ndarray, "h w"]) -> bool:
     """Return True if a piece has ink along more than 80% of each side of its bounding box."""
     margin = max(max(piece.shape) // 20, 1)  # a photographed frame is slightly slanted
     sides = piece[:margin].any(0), piece[-margin:].any(0), piece[:, :margin].any(1), piece[:, -margin:].any(1)
-    return min(side.mean() for side in sides) > 0.8
+    return all(bool(side.mean() > 0.8) for side in sides)
 
 
 def _is_several(
