@@ -153,7 +153,7 @@ def test_drawing_is_preprocessed_like_a_photo(chromium, page, tmp_path):
         photo = read_photo(tmp_path / "drawing.png").astype(int)
         difference = np.abs(np.reshape(pixels, (28, 28)) - photo)
         assert difference.max() <= 1
-        assert np.median(photo[photo > 0.5 * photo.max()]) >= 0.79 * 255  # of a thin line, too
+        assert np.median(photo[photo > 0.5 * photo.max()]) >= 0.7 * 255  # a line of 2 of 400 pixels, too
 
 
 @needs_browser

@@ -290,7 +290,7 @@ def test_removed_surroundings_leave_the_digit(mnist, tmp_path, kind):
         photo = prepare_photo(tmp_path / "photo.png")
         assert photo.inverted
         assert photo.cropped
-        assert np.abs(photo.image.astype(int) - image).mean() < 12
+        assert np.abs(photo.image.astype(int) - image).mean() < 20  # a shift by one pixel is 12, a frame 60
 
 
 def beside(rng, mnist, indices):
@@ -304,7 +304,7 @@ def beside(rng, mnist, indices):
 
 def test_several_digits_are_refused(mnist, tmp_path):
     refused = 0
-    for seed in range(40):
+    for seed in range(20):
         rng = np.random.default_rng(seed)
         ink = beside(rng, mnist, rng.integers(10_000, size=2 + seed % 2))
         save_plain(tmp_path / "photo.png", rng, on_paper(rng, placed(rng, ink, shape=(300, 600))))
@@ -312,7 +312,7 @@ def test_several_digits_are_refused(mnist, tmp_path):
             read_photo(tmp_path / "photo.png")
         except ValueError as error:
             refused += "photo.png: shows several digits side by side; expected one digit" in str(error)
-    assert refused >= 38
+    assert refused >= 19
 
 
 BROKEN = {
@@ -347,28 +347,46 @@ def stroke(height=300, width=400):
 
 
 def variants():
-    """Yield the same picture in every mode that a camera or drawing program writes."""
+    """Return the same picture, by file name, in the modes and formats that cameras and drawing programs write."""
     picture = stroke()
-    yield picture
-    yield Image.fromarray(255 - np.asarray(picture))
-    yield picture.convert("RGB")
-    yield picture.convert("P")
-    yield Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
     transparent = Image.new("RGBA", picture.size, (0, 0, 0, 0))
+    light_on_transparent = Image.new("RGBA", picture.size, (255, 255, 255, 0))
     for box in ((190, 75, 210, 225), (180, 75, 210, 85)):
         transparent.paste((0, 0, 0, 255), box)
-    yield transparent
+        light_on_transparent.paste((255, 255, 255, 255), box)
+    cut_out = picture.convert("RGBA")
+    cut_out.putalpha(Image.new("L", picture.size, 0))
+    cut_out.paste(picture.convert("RGBA").crop((60, 30, 340, 270)), (60, 30))
+    # Lab is lightness between two colors without any.
+    lab = Image.merge("LAB", [picture, Image.new("L", picture.size, 128), Image.new("L", picture.size, 128)])
+    return {
+        "light.png": Image.fromarray(255 - np.asarray(picture)),
+        "upper.PNG": picture.convert("RGB"),
+        "palette.png": picture.convert("P"),
+        "one_bit.png": picture.convert("1", dither=Image.Dither.NONE),
+        "alpha.png": picture.convert("LA"),
+        "16_bit.png": Image.fromarray(np.asarray(picture).astype(np.uint16) * 257),
+        "dark_on_transparent.png": transparent,
+        "light_on_transparent.png": light_on_transparent,
+        "paper_on_transparent.png": cut_out,
+        "photo.jpeg": picture,
+        "print.JPG": picture.convert("CMYK"),
+        "scan.tif": lab,
+        "float.tiff": Image.fromarray(np.asarray(picture) / np.float32(255)),
+        "photo.bmp": picture,
+        "photo.webp": picture.convert("RGB"),
+        "frames.gif": picture,
+    }
 
 
-def test_modes_and_polarities_give_the_same_image(tmp_path):
-    images = []
-    for variant in variants():
-        variant.save(tmp_path / "photo.png")
-        images.append(read_photo(tmp_path / "photo.png").astype(int))
-    stroke().save(tmp_path / "photo.jpeg", quality=60)
-    images.append(read_photo(tmp_path / "photo.jpeg").astype(int))
-    for image in images[1:]:
-        assert np.abs(image - images[0]).mean() < 2
+@pytest.mark.parametrize("name", variants())
+def test_formats_modes_and_polarities_give_the_same_image(tmp_path, name):
+    stroke().save(tmp_path / "reference.png")
+    options = {"save_all": True, "append_images": [Image.new("L", (400, 300), 9)]} if name == "frames.gif" else {}
+    variants()[name].save(tmp_path / name, **options)
+    photo, reference = prepare_photo(tmp_path / name), prepare_photo(tmp_path / "reference.png")
+    assert np.abs(photo.image.astype(int) - reference.image).mean() < 2
+    assert photo.inverted == ("light" not in name)
 
 
 def test_exif_orientation_is_applied(tmp_path):

@@ -71,7 +71,7 @@ def _read_grey(path: Path) -> Float[np.ndarray, "h w"]:
     with path.open("rb") as file:
         start = file.read(64)
         if start[4:8] == b"ftyp" and b"hei" in start:
-            raise ValueError(f"{path}: is a HEIC picture, which is not supported; save it as JPEG or PNG")
+            raise ValueError(f"{path}: is a HEIC picture, which Pillow cannot read; save it as JPEG or PNG")
     with name_parse_errors(path, "picture"):
         image = Image.open(path)  # decodes no pixels yet
     with image:
@@ -85,6 +85,7 @@ def _read_grey(path: Path) -> Float[np.ndarray, "h w"]:
 
 
 def _to_upright_grey(image: Image.Image) -> Float[np.ndarray, "h w"]:
+    """Decode a picture and scale it down; 16-bit and float pixels are relative to the largest."""
     image.draft("L", (_WORKING_SIDE, _WORKING_SIDE))  # lets a JPEG decode at reduced size, which saves time and memory
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "LAB":
@@ -100,9 +101,10 @@ def _to_upright_grey(image: Image.Image) -> Float[np.ndarray, "h w"]:
 
 
 def _composite(grey: Float[np.ndarray, "h w"], alpha: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """Put what is not transparent on white, or on black if it is light; on more of its own paper if it has one."""
+    """Put a drawing without paper on white, or on black if it is light, and a cut-out sheet on its own paper."""
     visible = grey[alpha > 0.9]
-    if visible.size > 0.5 * grey.size and np.ptp(visible) > 0.2:
+    is_sheet = visible.size > 0.5 * grey.size and np.ptp(visible) > 0.2
+    if is_sheet:
         backdrop = np.median(visible)
     else:
         backdrop = 1 if (alpha * grey).sum() < 0.5 * alpha.sum() else 0
