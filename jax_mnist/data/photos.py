@@ -106,8 +106,10 @@ def _composite(grey: Float[np.ndarray, "h w"], alpha: Float[np.ndarray, "h w"]) 
     is_sheet = visible.size > 0.5 * grey.size and np.ptp(visible) > 0.2
     if is_sheet:
         backdrop = np.median(visible)
+    elif (alpha * grey).sum() < 0.5 * alpha.sum():
+        backdrop = 1
     else:
-        backdrop = 1 if (alpha * grey).sum() < 0.5 * alpha.sum() else 0
+        backdrop = 0
     return alpha * grey + (1 - alpha) * np.float32(backdrop)
 
 
