@@ -1,9 +1,12 @@
 """Atomic writes, and read and write errors that name the file."""
 
 import contextlib
+import gzip
+import io
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +103,24 @@ def name_parse_errors(path: str | Path, kind: str) -> Iterator[None]:
         yield
     except Exception as error:  # on malformed bytes, parsers raise many types, among them struct.error
         raise ValueError(f"{path}: is not a readable {kind} ({type(error).__name__}: {error})") from error
+
+
+@contextlib.contextmanager
+def open_maybe_gzipped(path: Path) -> Iterator[io.BufferedIOBase]:
+    """Open a file for reading bytes, those of its contents if it is gzipped, whatever its name.
+
+    Raises ValueError, naming the file, if the gzip data is damaged, or is missing in a file whose name ends in .gz.
+    """
+    try:
+        with path.open("rb") as raw:
+            gzipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if path.suffix == ".gz" and not gzipped:
+                raise ValueError(f"{path}: is not a gzip file, although its name ends in .gz")
+            with gzip.GzipFile(fileobj=raw) if gzipped else raw as file:
+                yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: the gzip data is damaged or truncated ({error})") from error
 
 
 def _apply_umask(temporary: Path, mode: int) -> None:

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from .data.augment import random_rotation, random_shift
-from .data.load import class_names, hold_out, load
+from .data.load import class_names, hold_out, load, load_train
 from .losses import mnist_loss, softmax_cross_entropy
 from .models.dense import linear, mlp
 from .models.precision import matmul_precision, mixed_precision
@@ -29,7 +29,7 @@ class Recipe(NamedTuple):
     """
 
     dataset: str = "mnist_sample"
-    """mnist_sample (3 or 7), mnist, fashion_mnist, kmnist, tfds:NAME, or a directory."""
+    """mnist_sample (3 or 7), mnist, fashion_mnist, kmnist, tfds:NAME, or a path."""
     model: ModelName = "mlp"
     """The chapter's linear or mlp, or the Flax modules flax_mlp or cnn."""
     hidden: tuple[int, ...] = (30,)
@@ -97,19 +97,21 @@ SUMMARIES: dict[str, str] = {
 """Each preset in a line: mean accuracy on its evaluation images, and training time on 2 CPU cores."""
 
 
-def read_data(dataset: str, held_out: int = 0) -> tuple[Splits, tuple[str, ...]]:
+def read_data(dataset: str, held_out: int = 0, **options: Any) -> tuple[Splits, tuple[str, ...]]:
     """Load a dataset by name or path; return it with its class names.
 
-    With `held_out`, `valid` is that many of the training images, the same ones for all seeds, and `train` the others.
-    Raises ValueError or FileNotFoundError if the dataset cannot be read or has too few images.
+    With `held_out`, `valid` is that many of the training images, the same ones for all seeds, and `train` the others;
+    the dataset then needs no validation images. `options` are those of `load`. Raises ValueError or FileNotFoundError
+    if the dataset cannot be read or has too few images.
 
     >>> splits, classes = read_data("mnist_sample", 2000)
     >>> len(splits.train), len(splits.valid), classes
     (10396, 2000, ('7', '3'))
     """
-    splits = load(dataset)
     if held_out:
-        splits = hold_out(jax.random.key(0), splits.train, held_out)
+        splits = hold_out(jax.random.key(0), load_train(dataset, **options), held_out)
+    else:
+        splits = load(dataset, **options)
     return splits, class_names(dataset)
 
 

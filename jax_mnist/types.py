@@ -26,9 +26,10 @@ Augment = Callable[[Any, Any], Any]
 class Dataset:
     """Images with their labels.
 
-    `images` is uint8 [n, h, w] with pixels in 0..255 (0 is the background), `labels` int32 [n]. `len()` counts the
-    images and `dataset[i]` is (image, label), which is all that PyTorch's DataLoader and grain need. A slice, or an
-    array of indices or bools, gives the Dataset of those images. Raises IndexError for an index out of range.
+    `images` is uint8 [n, h, w] with pixels in 0..255 (0 is the background), or float in [0, 1]; `labels` is int32 [n].
+    `len()` counts the images and `dataset[i]` is (image, label), which is all that PyTorch's DataLoader and grain need.
+    A slice, or an array of indices or bools, gives the Dataset of those images. Raises IndexError for an index out of
+    range.
 
     >>> dataset = Dataset(np.zeros((2, 28, 28), np.uint8), np.array([3, 7], np.int32))
     >>> len(dataset), int(dataset[-1][1]), len(dataset[:1]), dataset[dataset.labels == 7].labels

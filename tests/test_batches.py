@@ -111,3 +111,13 @@ def test_floats_stay_and_other_integers_are_refused():
     assert to_float(jnp.ones(2, jnp.bfloat16)).dtype == jnp.bfloat16
     with pytest.raises(ValueError, match="uint8 in 0"):
         to_float(np.ones(2, np.int64))
+
+
+@pytest.mark.parametrize("module", [np, jnp])
+def test_float_pixels_in_0_to_255_are_refused(module):
+    labels = np.zeros(2, np.int32)
+    good = np.random.default_rng(0).random((2, 4, 4), np.float32)
+    with pytest.raises(ValueError, match=r"pixels must be uint8 .* got float32 up to 24.*; divide them by 255"):
+        make_batch(module.asarray(255 * good), labels)
+    for accepted in (good, (good - 0.13) / 0.31):  # in [0, 1], and standardized
+        np.testing.assert_array_equal(make_batch(module.asarray(accepted), labels).x, accepted.reshape(2, 16))

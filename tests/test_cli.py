@@ -85,6 +85,23 @@ def test_predict_names_the_digit_and_its_probability(run, ten, tmp_path, monkeyp
         assert all(0.5 < float(row[-2]) <= 1 for row in rows)
 
 
+def test_predict_answers_for_good_pictures_names_bad_ones_and_says_what_is_not_sure(ten, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    digits = load("mnist").valid
+    names = [f"{i}.png" for i in range(60)]
+    for image, name in zip(digits.images, names, strict=False):
+        Image.fromarray(image).save(name)
+    Image.new("L", (50, 50)).save("blank.png")
+    assert predict.main([str(ten), *names[:30], "blank.png", "nowhere.png", *names[30:]]) == 2
+    output, errors = capsys.readouterr()
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in output.splitlines() if ".png" in line]
+    assert [name for name, _, _ in rows] == names
+    unsure = ["not sure" in answer for _, answer, _ in rows]
+    assert unsure == [float(probability) < 0.5 for _, _, probability in rows]
+    assert 0 < sum(unsure) < 30
+    assert [line.partition(": ")[2].partition(":")[0] for line in errors.splitlines()] == ["blank.png", "nowhere.png"]
+
+
 def test_exported_file_predicts_as_the_run(run, tmp_path, monkeypatch, capsys, sample):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(sample.valid.images[10]).resize((300, 300)).save("digit.png")

@@ -1,8 +1,26 @@
+"""Image folders: the layouts, pictures and files beside them that people have."""
+
+import json
+import shutil
+import warnings
+
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from jax_mnist import class_names, load
+from jax_mnist import Splits, class_names, hold_out, load, read_photo
+from jax_mnist.__main__ import main
+from jax_mnist.data import load_train
+from jax_mnist.data import prepare as preparation
+from jax_mnist.data.formats.idx import write_idx
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    directory = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("JAX_MNIST_CACHE", str(directory))
+    return directory
 
 
 def write_folder(path, classes=("3", "7"), parts=("train", "valid"), names=("10.png", "2.png", "10000.png")):
@@ -12,13 +30,21 @@ def write_folder(path, classes=("3", "7"), parts=("train", "valid"), names=("10.
             folder = path / part / name
             folder.mkdir(parents=True)
             for file in names:
-                Image.fromarray(picture(i, classes.index(name), int(file.split(".")[0]) % 250)).save(folder / file)
+                image = picture(i, classes.index(name), int(file.split(".")[0]) % 250)
+                Image.fromarray(image).save(folder / file, lossless=True)
 
 
 def picture(*values):
     image = np.zeros((28, 28), np.uint8)
     image[0, : len(values)] = values
     return image
+
+
+def notes_of(path, load=load, **options):
+    notes = []
+    loaded = load(path, report=notes.append, **options)
+    assert len(notes) <= 1
+    return loaded, "".join(notes)
 
 
 def test_folder_of_3s_and_7s_has_the_chapters_labels_and_order(tmp_path):
@@ -33,26 +59,234 @@ def test_folder_of_3s_and_7s_has_the_chapters_labels_and_order(tmp_path):
     assert valid.images[:, 0, 0].tolist() == [1] * 6
 
 
-@pytest.mark.parametrize("parts", [("train", "valid"), ("training", "testing"), ("train", "test")])
-def test_other_folders_are_labelled_by_sorted_class_name(tmp_path, parts):
+LAYOUTS = [
+    ("train", "valid"),
+    ("training", "testing"),
+    ("train", "test"),
+    ("train", "val"),
+    ("train", "validation"),
+    ("Train", "Test"),
+    ("TRAINING", "Validation"),
+    ("mnist_png/training", "mnist_png/testing"),
+    ("archive/digits/train", "archive/digits/test"),
+    ("train/train", "valid/valid"),
+    (".", "test"),
+]
+
+
+@pytest.mark.parametrize("parts", LAYOUTS, ids=" ".join)
+def test_layouts_that_people_use(tmp_path, parts):
     write_folder(tmp_path, classes=("b", "a", "c"), parts=parts)
+    (train, valid), notes = notes_of(tmp_path)
     assert class_names(tmp_path) == ("a", "b", "c")
-    assert load(tmp_path).train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert train.labels.tolist() == valid.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert (train.images[:, 0, 0].max(), valid.images[:, 0, 0].min()) == (0, 1)
+    assert notes == ""
 
 
-def test_rgb_png_of_greys_is_read(tmp_path):
+def test_part_that_is_not_used_is_named(tmp_path):
+    write_folder(tmp_path, parts=("train", "val", "test"))
+    (_, valid), notes = notes_of(tmp_path)
+    assert valid.images[:, 0, 0].tolist() == [1] * 6
+    assert notes.endswith(f"{tmp_path / 'test'} (6 .png files) is not used")
+    with pytest.warns(UserWarning, match="is not used") as caught:
+        load(tmp_path)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("parts", [("train",), (".",)])
+def test_folder_without_validation_images_is_held_out_from(tmp_path, parts, monkeypatch, capsys):
+    write_folder(tmp_path, parts=parts)
+    with pytest.raises(FileNotFoundError, match=r"has no folder valid, .* or test; .* give --hold-out N") as error:
+        load(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    train, valid = hold_out(jax.random.key(0), load_train(tmp_path), 2)
+    assert (len(train), len(valid)) == (4, 2)
+    options = ["train", "chapter-linear", "--dataset", str(tmp_path), "--epochs", "1", "--out", str(tmp_path / ".run")]
+    assert main(options) == 2
+    assert "give --hold-out" in capsys.readouterr().err
+    assert main([*options, "--hold-out", "2"]) == 0
+
+
+def test_two_datasets_in_a_directory_are_named(tmp_path):
+    write_folder(tmp_path / "digits")
+    write_folder(tmp_path / "letters")
+    with pytest.raises(ValueError, match=f"holds 2 datasets; give one of {tmp_path}/digits, "):
+        load(tmp_path)
+
+
+HIDDEN = [
+    "train/3/._10.png", "train/3/.DS_Store", "train/3/Thumbs.db", "train/7/desktop.ini", "train/.DS_Store",
+    "train/__MACOSX/3/1.png", "__MACOSX/train/3/._1.png", "valid/@eaDir/1.png", "train/3/@eaDir/10.png",
+    "valid/.ipynb_checkpoints/1.png", ".git/1.png", "Thumbs.db",
+]  # fmt: skip
+
+
+def test_hidden_and_system_files_are_skipped(tmp_path):
     write_folder(tmp_path)
-    file = tmp_path / "train" / "3" / "2.png"
-    Image.open(file).convert("RGB").save(file)
-    np.testing.assert_array_equal(load(tmp_path).train.images[2], picture(0, 0, 2))
+    for name in HIDDEN:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")  # how a ._ file begins
+    (train, valid), notes = notes_of(tmp_path)
+    assert (len(train), len(valid), notes) == (6, 6, "")
+    assert class_names(tmp_path) == ("7", "3")
 
 
-def spoil_size(path):
-    Image.new("L", (28, 29)).save(path / "valid/7/10.png")
+def test_every_picture_is_read_and_every_other_file_is_told(tmp_path):
+    names = ["1.png", "2.PNG", "3.bmp", "4.Gif", "5.tiff", "6.TIF", "7.webp", "8.pgm"]
+    write_folder(tmp_path, names=names)
+    image = Image.fromarray(picture(0, 0, 99))
+    image.save(tmp_path / "train/3/9.jpg", format="PNG")  # the name is wrong, the picture is right
+    (tmp_path / "train/3/more").mkdir()
+    image.save(tmp_path / "train/3/more/1.JPEG", quality=100)
+    (tmp_path / "train/7/readme.txt").write_text("mine")
+    image.save(tmp_path / "train/loose.png")
+    (train, valid), notes = notes_of(tmp_path)
+    assert train.labels.tolist() == [1] * 10 + [0] * 8
+    assert train.images[:8, 0, 2].tolist() == valid.images[:8, 0, 2].tolist() == list(range(1, 9))
+    assert train.images[8, 0, 2] == 99
+    assert notes == f"{tmp_path}: 1 .png file, 1 .txt file in the class folders or beside them left out"
 
 
-def spoil_mode(path):
-    Image.new("I;16", (28, 28)).save(path / "valid/7/10.png")
+@pytest.mark.parametrize("dark_on_light", [1.0, 0.5, 0.1])
+def test_dark_on_light_pictures_are_inverted(tmp_path, sample, dark_on_light):
+    expected = sample.valid[::40]
+    is_dark = np.random.default_rng(0).random(len(expected)) < dark_on_light
+    images = np.where(is_dark[:, None, None], 255 - expected.images, expected.images)
+    write_images(tmp_path, images, expected.labels)
+    (train, valid), notes = notes_of(tmp_path)
+    for part in (train, valid):
+        np.testing.assert_array_equal(part.images, expected.images)
+        np.testing.assert_array_equal(part.labels, expected.labels)
+    assert f"{2 * is_dark.sum()} pictures of 28x28 inverted" in notes
+    untouched = load(tmp_path, prepare=False)
+    np.testing.assert_array_equal(untouched.train.images, images)
+
+
+def write_images(path, images, labels, suffix=".png", change=Image.fromarray):
+    for part in ("train", "valid"):
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            file = path / part / "73"[label] / f"{i:04}{suffix}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            change(image).save(file)
+
+
+MODES = {
+    "RGB": lambda image: image.convert("RGB"),
+    "palette": lambda image: image.convert("P"),
+    "LA": lambda image: image.convert("LA"),
+    "RGBA": lambda image: image.convert("RGBA"),
+    "white on transparent": lambda image: transparent(image, 255),
+    "black on transparent": lambda image: transparent(image, 0),
+    "16 bit": lambda image: Image.fromarray(np.asarray(image).astype(np.uint16) * 257),
+    "1 bit": lambda image: image.point(lambda value: 255 * (value > 127)).convert("1"),
+}
+
+
+def transparent(image, grey):
+    layers = Image.new("L", image.size, grey)
+    layers.putalpha(image)
+    return layers
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_of_28x28_is_read(tmp_path, sample, mode):
+    images, labels = sample.valid[::100].images, sample.valid[::100].labels
+    write_images(tmp_path, images, labels, change=lambda image: MODES[mode](Image.fromarray(image)))
+    (train, _), _ = notes_of(tmp_path)
+    np.testing.assert_array_equal(train.images, 255 * np.uint8(images > 127) if mode == "1 bit" else images)
+
+
+TIFF_MODES = {
+    "CMYK": lambda image: Image.fromarray(image).convert("RGB").convert("CMYK"),
+    "LAB": lambda image: Image.merge("LAB", [Image.fromarray(image), *[Image.new("L", (28, 28), 128)] * 2]),
+    "float in [0, 1]": lambda image: Image.fromarray(image / np.float32(255)),
+    "float in 0..255": lambda image: Image.fromarray(image.astype(np.float32)),
+    "32 bit": lambda image: Image.fromarray(image.astype(np.int32)),
+}
+
+
+@pytest.mark.parametrize("mode", TIFF_MODES)
+def test_every_mode_of_28x28_in_a_tiff_is_read(tmp_path, sample, mode):
+    images, labels = sample.valid[::200].images, sample.valid[::200].labels
+    write_images(tmp_path, images, labels, suffix=".tif", change=TIFF_MODES[mode])
+    np.testing.assert_allclose(load(tmp_path).train.images.astype(int), images, atol=2)
+
+
+def test_exif_orientation_of_28x28_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # rotated by 180 degrees
+    image = picture(200, 100)
+    write_images(tmp_path, [image], [1])
+    Image.fromarray(image[::-1, ::-1]).save(tmp_path / "train/3/0000.png", exif=exif)
+    np.testing.assert_array_equal(load(tmp_path).train.images, [image])
+
+
+def enlarged(image, size=(100, 100)):
+    return Image.fromarray(255 - image).resize(size, Image.Resampling.BICUBIC).convert("RGBA")
+
+
+def test_other_sizes_are_prepared_like_photos(tmp_path, sample):
+    expected = sample.valid[::300]
+    write_images(tmp_path, expected.images, expected.labels, change=enlarged)
+    Image.fromarray(expected.images[0]).save(tmp_path / "train/3/small.png")
+    progress = []
+    (train, valid), notes = notes_of(tmp_path, progress=lambda files, total: progress.append(total) or files)
+    files = sorted(tmp_path.glob("valid/3/*")) + sorted(tmp_path.glob("valid/7/*"))
+    np.testing.assert_array_equal(valid.images, [read_photo(file) for file in files])
+    np.testing.assert_array_equal(train.images[(train.labels == 1).sum() - 1], expected.images[0])
+    assert progress == [14]
+    assert notes == f"{tmp_path}: 14 pictures prepared: 14 inverted"
+    with pytest.raises(ValueError, match=r"train/3/0000\.png: image must be 28x28 pixels, got 100x100"):
+        load(tmp_path, prepare=False)
+
+
+def test_commands_prepare_unless_told_not_to(tmp_path, sample, capsys):
+    few = sample.valid[::300]
+    write_images(tmp_path / "own", few.images, few.labels, change=enlarged)
+    run = str(tmp_path / "run")
+    options = ["train", "chapter-linear", "--dataset", str(tmp_path / "own"), "--epochs", "1", "--out", run]
+    assert main([*options, "--no-prepare"]) == 2
+    assert "0000.png: image must be 28x28 pixels, got 100x100" in capsys.readouterr().err
+    assert main(options) == 0
+    assert main(["evaluate", run]) == 0
+    note = f"note: {tmp_path / 'own'}: 14 pictures prepared: 14 inverted"
+    assert capsys.readouterr().out.count(note) == 2
+    write_images(tmp_path / "inverted", 255 - few.images, few.labels)
+    options[3] = str(tmp_path / "inverted")
+    assert main([*options, "--no-prepare"]) == 0
+    assert main(["evaluate", run]) == 0  # as the run was trained
+    assert "note: " not in capsys.readouterr().out
+
+
+def test_pictures_that_cannot_be_prepared_are_all_named(tmp_path):
+    for name in ("1.png", "2.png", "3.png"):
+        for part in ("train", "valid"):
+            (tmp_path / part / "3").mkdir(parents=True, exist_ok=True)
+            Image.new("L", (50, 50)).save(tmp_path / part / "3" / name)
+    with pytest.raises(ValueError, match=r"3/1\.png: shows no digit.* \(and 5 more such pictures: .*train/3/2\.png, "):
+        load(tmp_path)
+
+
+def test_prepared_pictures_are_kept_until_they_change(tmp_path, sample, monkeypatch, cache):
+    monkeypatch.setattr(preparation, "_CACHE_FROM", 0)
+    expected = sample.valid[::300]
+    write_images(tmp_path, expected.images, expected.labels, change=enlarged)
+    prepared = []
+    photo = preparation.prepare_photo
+    monkeypatch.setattr(preparation, "prepare_photo", lambda file: prepared.append(file) or photo(file))
+    first, notes = notes_of(tmp_path)
+    assert (len(prepared), len(list(cache.rglob("*.npz")))) == (14, 1)
+    again, notes_again = notes_of(tmp_path)
+    assert (len(prepared), notes_again) == (14, notes)
+    np.testing.assert_array_equal(again.train.images, first.train.images)
+    enlarged(expected.images[-1], (90, 90)).save(tmp_path / "train/3/0000.png")
+    notes_of(tmp_path)
+    assert len(prepared) == 15
+    for file in cache.rglob("*.npz"):
+        file.write_bytes(b"damaged")
+    again, _ = notes_of(tmp_path)
+    np.testing.assert_array_equal(again.valid.images, first.valid.images)
 
 
 def spoil_text(path):
@@ -64,9 +298,15 @@ def spoil_truncated(path):
     file.write_bytes(file.read_bytes()[:-20])
 
 
-def spoil_empty_class(path):
-    for file in (path / "valid/7").iterdir():
-        file.unlink()
+def spoil_heic(path):
+    (path / "valid/7/9.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+
+
+def spoil_no_pictures(path):
+    shutil.rmtree(path / "valid/7")
+    (path / "valid/7").mkdir()
+    for name in ("1.txt", "2.txt"):
+        (path / "valid/7" / name).write_text("seven")
 
 
 def spoil_unknown_class(path):
@@ -74,11 +314,10 @@ def spoil_unknown_class(path):
 
 
 SPOILT = {
-    r"valid/7/10\.png: .*28x28 .*28x29": spoil_size,
-    r"valid/7/10\.png: .*8-bit gray .*I;16": spoil_mode,
-    r"valid/7/10\.png: .*not a readable PNG \(UnidentifiedImageError: cannot identify": spoil_text,
-    r"valid/7/10\.png: .*not a readable PNG": spoil_truncated,
-    "valid/7: must contain PNG images": spoil_empty_class,
+    r"valid/7/10\.png: .*not a readable picture \(UnidentifiedImageError: cannot identify": spoil_text,
+    r"valid/7/10\.png: .*not a readable picture": spoil_truncated,
+    r"valid/7/9\.HEIC: is a HEIC picture.* save it as JPEG or PNG": spoil_heic,
+    r"valid/7: must contain pictures.* got 2 \.txt files": spoil_no_pictures,
     r"valid: classes must be among \['3', '7'\].* got \['8'\]": spoil_unknown_class,
 }
 
@@ -91,12 +330,59 @@ def test_damaged_folder_is_refused_by_name(tmp_path, message):
         load(tmp_path)
 
 
-def test_missing_parts_and_classes_are_refused_by_name(tmp_path):
+def test_missing_classes_are_refused_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no train-images-idx3-ubyte"):
         load(tmp_path)
     (tmp_path / "train").mkdir()
-    with pytest.raises(ValueError, match="train: must contain one folder per class"):
+    (tmp_path / "valid").mkdir()
+    with pytest.raises(ValueError, match=r"train: must contain one folder per class.* got no files"):
         load(tmp_path)
-    write_folder(tmp_path, parts=("train",))
-    with pytest.raises(FileNotFoundError, match="has no folder valid or testing or test"):
+    Image.fromarray(picture(1)).save(tmp_path / "train/1.png")
+    with pytest.raises(ValueError, match=r"train: must contain one folder per class.* got 1 \.png file"):
         load(tmp_path)
+
+
+def test_folder_of_28x28_needs_neither_warning_nor_preparation(tmp_path):
+    write_folder(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(load(tmp_path).train) == 6
+
+
+def write_own_pictures(path, dataset):
+    """Write digits as people have them: black on white, enlarged, PNG and JPEG, with the files that systems add."""
+    for i, (image, label) in enumerate(zip(dataset.images, dataset.labels, strict=True)):
+        file = path / str(label) / (f"{i}.png" if i % 3 else f"{i}.JPG")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        drawn = enlarged(image, (280, 280))
+        drawn.save(file, compress_level=1) if i % 3 else drawn.convert("RGB").save(file)
+        (file.parent / f"._{file.name}").write_bytes(b"\0\5\x16\7")
+        (file.parent / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+
+
+@pytest.mark.slow
+def test_own_pictures_train_to_what_the_same_digits_in_idx_train_to(tmp_path, mnist, capsys):
+    digits = Splits(mnist.train[:450], mnist.valid[:150])
+    for part, name, idx in zip(digits, ("train", "val"), ("train", "t10k"), strict=True):
+        write_own_pictures(tmp_path / "pictures" / name, part)
+        write_own_pictures(tmp_path / "pictures" / "__MACOSX" / name, part[:1])
+        (tmp_path / "idx").mkdir(exist_ok=True)
+        write_idx(tmp_path / "idx" / f"{idx}-images-idx3-ubyte", part.images)
+        write_idx(tmp_path / "idx" / f"{idx}-labels-idx1-ubyte", part.labels.astype(np.uint8))
+
+    def accuracy_of(name):
+        options = ["--dataset", str(tmp_path / name), "--epochs", "30", "--out", str(tmp_path / name / ".run")]
+        assert main(["train", "mnist", *options, "--hidden", "100", "--seeds", "8"]) == 0
+        printed.append(capsys.readouterr().out)
+        return json.loads((tmp_path / name / ".run" / "result.json").read_text())
+
+    printed = []
+    own, idx = accuracy_of("pictures"), accuracy_of("idx")
+    assert "note: " + str(tmp_path / "pictures: 600 pictures prepared: 600 inverted") in printed[0]
+    assert (own["train_count"], own["count"]) == (450, 150)
+    assert own["accuracy_mean"] > idx["accuracy_mean"] - 0.01
+    files = sorted((tmp_path / "pictures" / "val").glob("[0-9]/[0-9]*"))
+    assert main(["predict", str(tmp_path / "pictures" / ".run"), *map(str, files)]) == 0
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    answers = [row[2].split()[0] for row in rows if row[2].strip()]  # without "(not sure)"
+    assert sum(answer == file.parent.name for answer, file in zip(answers, files, strict=True)) == own["correct"]

@@ -24,6 +24,7 @@ LAYERS = [
     {"data", "models"},
     {"chapter"},
     {"losses", "metrics", "pixels", "files"},
+    {"labels"},
     {"types"},
 ]
 

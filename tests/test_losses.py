@@ -1,3 +1,6 @@
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,3 +65,31 @@ def test_label_smoothing_matches_the_formula_of_pytorch():
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -0.9 * log_probabilities[np.arange(5), labels] - 0.1 * log_probabilities.mean(axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+SMOOTHED = functools.partial(softmax_cross_entropy, label_smoothing=0.1)
+OUT_OF_RANGE = [
+    (mnist_loss, 1, 3), (mnist_loss, 1, 7), (mnist_loss, 1, -1), (mnist_loss, 1, 0.5),
+    (binary_cross_entropy, 1, 2), (binary_cross_entropy, 1, -1),
+    (softmax_cross_entropy, 4, 4), (softmax_cross_entropy, 4, -1),
+    (SMOOTHED, 4, 4), (SMOOTHED, 4, -1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [np, jnp])
+@pytest.mark.parametrize(("function", "columns", "label"), OUT_OF_RANGE)
+def test_labels_out_of_range_raise_or_are_nan_if_traced(function, columns, label, module):
+    logits, labels = jnp.full((2, columns), 2.0), module.array([1, label])
+    with pytest.raises(ValueError, match=rf"labels must be .*, got {label}"):
+        function(logits, labels)
+    with pytest.raises(ValueError, match="labels must be"):
+        jax.grad(lambda logits: function(logits, labels).sum())(logits)
+    losses = jax.jit(function)(logits, labels)
+    assert np.isnan(losses).tolist() == [False, True]
+    gradient = jax.jit(jax.grad(lambda logits, labels: function(logits, labels).sum()))(logits, labels)
+    assert np.isnan(gradient).all(axis=1).tolist() == [False, True]
+
+
+def test_probabilities_are_labels_of_binary_cross_entropy():
+    found = binary_cross_entropy(jnp.array([0.0, 1.0]), jnp.array([0.3, 0.0]))
+    np.testing.assert_allclose(found, [np.log(2), np.log1p(np.e)], rtol=1e-6)

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -84,3 +85,18 @@ def test_calibration_counts_beyond_the_precision_of_bfloat16():
     result = calibration(jnp.full((1000, 1), 4.0, jnp.bfloat16), np.ones(1000, np.int32), bins=5)
     assert result.counts.tolist() == [0, 0, 0, 0, 1000]
     assert float(result.accuracy[-1]) == 1
+
+
+@pytest.mark.parametrize("module", [np, jnp])
+@pytest.mark.parametrize(("columns", "label"), [(1, 2), (1, 7), (1, -1), (4, 4), (4, -1)])
+def test_labels_out_of_range_raise_and_give_no_plausible_number_if_traced(columns, label, module):
+    logits, labels = jnp.ones((3, columns)), module.array([0, 1, label])
+    for function in (correct, accuracy, confusion_matrix, calibration):
+        with pytest.raises(ValueError, match=rf"labels must be in 0\.\.\d, got {label}"):
+            function(logits, labels)
+    assert np.isnan(jax.jit(accuracy)(logits, labels))
+    assert np.isnan(jax.jit(calibration)(logits, labels).error)
+    confusion = jax.jit(confusion_matrix)(logits, labels)
+    assert (np.asarray(confusion) == -1).all()
+    assert np.isnan(per_class(confusion).recall).all()
+    assert np.isnan(per_class(confusion).precision).all()

@@ -6,7 +6,8 @@ import pytest
 from flax import nnx
 from marks import slow
 
-from jax_mnist import Learner, fit, flax_mlp, from_flax, init_params, linear, mlp, mnist_loss, predict
+from jax_mnist import Learner, cnn, fit, flax_mlp, from_flax, init_params, linear, mlp, mnist_loss, predict
+from jax_mnist.models import mixed_precision
 
 
 @pytest.mark.parametrize("model", [linear(784, 10), mlp((784, 30, 10)), flax_mlp((784, 30, 10))])
@@ -79,3 +80,14 @@ def test_flax_mlp_works_in_graph_and_tree_mode(graph_mode):
     with nnx.set_graph_mode(graph_mode), nnx.set_graph_updates(graph_mode):
         model = flax_mlp((6, 5, 1))
         assert jax.jit(model.apply)(model.init(jax.random.key(0)), jnp.ones((2, 6))).shape == (2, 1)
+
+
+@pytest.mark.parametrize("change", [lambda model: model, mixed_precision])
+@pytest.mark.parametrize(
+    "make", [lambda: mlp((784, 5, 2)), lambda: flax_mlp((784, 5, 2)), lambda: cnn((4,), classes=2)]
+)
+def test_pixels_in_0_to_255_are_refused(make, change):
+    model = change(make())
+    params = model.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"x must be float \[b, .* got .*\[2, 784\]; make_batch"):
+        model.apply(params, np.zeros((2, 784), np.uint8))

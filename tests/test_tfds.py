@@ -1,7 +1,9 @@
 """TensorFlow Datasets, which must work without TensorFlow and must not import it."""
 
+import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +12,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from marks import slow
+from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
 
 from jax_mnist import Dataset, Splits, class_names, load
 from jax_mnist.cli import prepare_tfds
+from jax_mnist.data import load_train
 from jax_mnist.data.download import present
 from jax_mnist.data.formats import tfds as ours
 from jax_mnist.data.registry import BUNDLED, FAMILY
@@ -133,7 +138,7 @@ REFUSED = {
     r"images .*one channel .*\(4, 4, 3\), uint8": (COLOUR, BOTH, (4, 4, 3)),
     r"images .*one size.*\(None, None, 1\), uint8": (GREY, BOTH, (None, None, 1)),
     r"images .*uint8, .*\(4, 4, 1\), uint16": (DEEP, BOTH, (4, 4, 1), np.uint16),
-    r"splits .*train, and test or validation, got \['train'\]": (GREY, ("train",), (4, 4, 1)),
+    r"splits .*train, got \['test'\]": (GREY, ("test",), (4, 4, 1)),
     r"features .*ClassLabel, got .*'image': Image.*'label': Scalar": (
         GREY, BOTH, (4, 4, 1), np.uint8, tfds.features.Scalar(np.int64),
     ),
@@ -148,16 +153,133 @@ def test_other_kinds_of_datasets_are_refused(data_dir, message):
         load("tfds:others")
 
 
-@pytest.mark.parametrize("other", ["tfrecord", "parquet"])
-def test_other_file_formats_are_refused(data_dir, tiny, other):
-    """TFRecord needs TensorFlow; as Parquet, TFDS silently drops records."""
+def test_other_file_formats_are_refused_with_what_to_do(data_dir, tiny):
+    """As Parquet, TFDS silently drops records."""
     path = ours.prepare("mnist", tiny, class_names("mnist"))
+    rename_format(path, "parquet")
+    message = f"tfds:mnist: .*array_record or tfrecord, got parquet; delete {path}, then .*prepare_tfds mnist$"
+    with pytest.raises(ValueError, match=message):
+        load("tfds:mnist")
+
+
+def rename_format(path, other):
     for file in path.glob("*array_record*"):
         file.rename(str(file).replace("array_record", other))
     for file in path.glob("*.json"):
         file.write_text(file.read_text().replace("array_record", other))
-    with pytest.raises(ValueError, match=f"tfds:mnist: .*array_record, got {other}"):
+
+
+def write_tfrecord(path, records):
+    """Write records as TFDS does by default; checksums are those of `crc32c`, byte by byte."""
+    frames = []
+    for record in records:
+        length = struct.pack("<Q", len(record))
+        frames.append(length + masked(crc32c(length)) + record + masked(crc32c(record)))
+    path.write_bytes(b"".join(frames))
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def masked(crc):
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def to_tfrecord(path, splits):
+    """Turn a prepared dataset into what TFDS writes by default."""
+    rename_format(path, "tfrecord")
+    for file, dataset in zip(sorted(path.glob("*tfrecord*"), reverse=True), splits, strict=True):
+        records = []
+        for image, label in zip(dataset.images, dataset.labels, strict=True):
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, format="PNG")
+            example = tf_example_pb2.Example()
+            example.features.feature["image"].bytes_list.value.append(png.getvalue())
+            example.features.feature["label"].int64_list.value.append(int(label))
+            records.append(example.SerializeToString())
+        write_tfrecord(file, records)
+
+
+def test_crc32c_is_the_published_one():
+    assert crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C in RFC 3720's catalogue
+    assert ours._masked_crc32c([b"123456789", b"", b"a"]).tolist() == [
+        int.from_bytes(masked(crc32c(data)), "little") for data in (b"123456789", b"", b"a")
+    ]
+
+
+def test_tfrecord_is_read_without_tensorflow(data_dir, tiny):
+    path = ours.prepare("mnist", tiny, class_names("mnist"))
+    to_tfrecord(path, tiny)
+    assert_same(load("tfds:mnist"), tiny)
+    assert_same([load_train("tfds:mnist")], [tiny.train])
+    assert class_names("tfds:mnist") == tuple("0123456789")
+
+
+def damage_end(contents):
+    return contents[:-300]
+
+
+def damage_middle(contents):
+    middle = len(contents) // 2
+    return contents[:middle] + bytes([contents[middle] ^ 8]) + contents[middle + 1 :]
+
+
+def damage_all(contents):
+    return b"hello"
+
+
+@pytest.mark.parametrize("damage", [damage_end, damage_middle, damage_all])
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+def test_damaged_file_is_named(data_dir, tiny, kind, damage):
+    path = ours.prepare("mnist", tiny, class_names("mnist"))
+    if kind == "tfrecord":
+        to_tfrecord(path, tiny)
+    file = path / f"mnist-train.{kind}-00000-of-00001"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=f"{file}: is not a readable {kind} of images") as error:
         load("tfds:mnist")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_records_and_labels_out_of_range_are_refused(data_dir, tiny):
+    path = ours.prepare("mnist", tiny, class_names("mnist"))
+    to_tfrecord(path, tiny)
+    file = path / "mnist-train.tfrecord-00000-of-00001"
+    whole = file.read_bytes()
+    (length,) = struct.unpack_from("<Q", whole)
+    file.write_bytes(whole[16 + length :])
+    with pytest.raises(ValueError, match=f"{file}: .* must have 30 records, got 29"):
+        load("tfds:mnist")
+    to_tfrecord(path, Splits(Dataset(tiny.train.images, tiny.train.labels + 10), tiny.valid))
+    with pytest.raises(ValueError, match=f"{file}: .*labels must be below 10, got 11"):
+        load("tfds:mnist")
+
+
+BAD_NAMES = {
+    "mnist/3.0.1": "a version follows a colon: tfds:mnist:3.0.1$",
+    "mnist:9.9.9": "TFDS cannot open it in .* cannot be loaded at version 9.9.9",
+    "no such thing": "TFDS cannot open it in .*Parsing builder name string",
+}
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_bad_name_is_refused_in_one_line(data_dir, name):
+    with pytest.raises(ValueError, match=f"tfds:{name}: {BAD_NAMES[name]}") as error:
+        load(f"tfds:{name}")
+    assert "\n" not in str(error.value)
+
+
+def test_train_split_alone_is_held_out_from(data_dir):
+    build("letters", {"train": GREY}, (4, 4, 1))
+    with pytest.raises(ValueError, match=r"tfds:letters: splits must include test or validation.* give --hold-out N"):
+        load("tfds:letters")
+    assert len(load_train("tfds:letters")) == 2
 
 
 MISSING = {
@@ -213,6 +335,7 @@ def test_killed_prepare_leaves_no_dataset_and_can_be_repeated(data_dir, sample, 
 import os, signal
 from PIL import Image
 from jax_mnist.cli import prepare_tfds
+from jax_mnist.data import load_train
 from jax_mnist.data.formats import tfds
 images, made = Image.fromarray, []
 def fromarray(array):

@@ -360,6 +360,16 @@ def test_images_without_labels_are_refused(tiny):
         make_batch(short.images, short.labels)
 
 
+def test_float_pixels_in_0_to_255_are_refused(tiny):
+    floats = Splits(*(Dataset(part.images.astype(np.float32), part.labels) for part in tiny))
+    for function in (fit, evaluate):
+        arguments = (jax.random.key(0), LEARNER, floats) if function is fit else (LEARNER, None, floats.valid)
+        with pytest.raises(ValueError, match=r"pixels must be uint8 .* got float32 up to 25\d; divide them by 255"):
+            function(*arguments, **({"epochs": 1} if function is fit else {}))
+    scaled = Splits(*(Dataset(part.images / np.float32(255), part.labels) for part in tiny))
+    assert fit(jax.random.key(0), LEARNER, scaled, epochs=1)[1].accuracy.shape == (1,)
+
+
 def test_an_empty_dataset_is_refused(tiny):
     empty = Dataset(np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.int32))
     with pytest.raises(ValueError, match="0 images"):

@@ -92,6 +92,14 @@ def use_one_thread() -> None:
     os.environ["NPROC"] = "1"  # read by XLA; --xla_cpu_multi_thread_eigen=false does not change the threads
 
 
+def show_reading(console: Any) -> dict[str, Any]:
+    """Return the options of `load` that show on a console what is prepared, and what was done or left out."""
+    from rich.progress import track
+
+    progress = functools.partial(track, description="preparing pictures", console=console, transient=True)
+    return {"report": lambda note: console.print(f"note: {note}"), "progress": progress}
+
+
 def describe(device: Any) -> str:
     """Return a device in words: "cpu, 1 device, jax 0.10.2"."""
     count = jax.device_count()

@@ -28,7 +28,7 @@ def run(config: DatasetsConfig) -> int:
     console = Console()
     console.print(table)
     console.print(
-        "A directory of IDX files or images works too. For TFDS: python -m jax_mnist prepare_tfds NAME",
+        "A path works too: of IDX files, images, an .npz or a .csv. For TFDS: python -m jax_mnist prepare_tfds NAME",
         highlight=False,
     )
     return EXIT_OK

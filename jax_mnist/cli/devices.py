@@ -3,8 +3,8 @@
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -67,7 +67,7 @@ def choose_mesh(devices: int | None) -> Mesh | None:
 
 
 @contextlib.contextmanager
-def saving_if_processes_are_lost(save: Callable[[], None], lock: threading.Lock) -> Iterator[None]:
+def saving_if_processes_are_lost(save: Callable[[], None], lock: AbstractContextManager[Any]) -> Iterator[None]:
     """Call `save` under the lock if JAX fails in a job of several processes, and raise the error again.
 
     A cluster stops the processes of a job one after the other: the first may lose another one before its own signal.

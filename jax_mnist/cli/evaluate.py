@@ -13,7 +13,7 @@ from ..data.load import class_names, load
 from ..recipes import Recipe, make_loss
 from ..runs import load_history, load_run
 from ..training.evaluation import evaluate
-from .console import EXIT_OK, Platform, describe, optional, script, use_platform
+from .console import EXIT_OK, Platform, describe, optional, script, show_reading, use_platform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def run(config: EvaluateConfig) -> int:
     dataset = config.dataset or trained.config["dataset"]
     if (classes := class_names(dataset)) != trained.classes:
         raise ValueError(f"{dataset} must have the classes of {config.run}, {trained.classes}, got {classes}")
-    splits = load(dataset)
+    splits = load(dataset, prepare=not trained.config.get("no_prepare"), **show_reading(console))
     learner = trained.learner._replace(loss_fn=make_loss(len(classes)))  # without label smoothing
     if config.report is None:
         metrics = evaluate(learner, trained.params, splits.valid)

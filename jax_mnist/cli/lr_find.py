@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 from rich.console import Console
@@ -13,7 +13,7 @@ from ..files import make_writable
 from ..recipes import RECIPES, make_learner, read_data
 from ..runs import write_json
 from ..training.lr_find import lr_find
-from .console import EXIT_OK, Platform, Preset, describe, require_positive, script, use_platform
+from .console import EXIT_OK, Platform, Preset, describe, require_positive, script, show_reading, use_platform
 from .pictures import import_plots, picture
 
 
@@ -28,6 +28,8 @@ class LrFindConfig:
     recipe: Preset = RECIPES["chapter"]
     hold_out: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(required)")] = None
     """Hold out this many training images for validation, such as 2000 of 3 or 7, 10000 of ten digits."""
+    no_prepare: bool = False
+    """Read pictures in a folder as they are, and refuse those that are not 28x28."""
     trial_epochs: int = 2
     """Epochs of training at each rate, 1 to 4."""
     seed: int = 0
@@ -45,7 +47,8 @@ def run(config: LrFindConfig) -> int:
         raise ValueError("lr_find needs --hold-out (model selection must not use the test set), such as 2000")
     console, device = Console(highlight=False, markup=False, soft_wrap=True), use_platform(config.platform)
     console.print(f"device: {describe(device)}")
-    splits, classes = read_data(config.recipe.dataset, config.hold_out)
+    options: dict[str, Any] = {"prepare": not config.no_prepare, **show_reading(console)}
+    splits, classes = read_data(config.recipe.dataset, config.hold_out, **options)
     recipe = config.recipe._replace(epochs=config.trial_epochs)  # a schedule ends with the trial
     learner = make_learner(recipe, len(splits.train), len(classes), learning_rate_in_state=True)
     make_writable(config.out)

@@ -1,53 +1,98 @@
 """`predict`: the digits that a trained model sees in the user's own pictures."""
 
+import csv
 import dataclasses
+import sys
 from pathlib import Path
+from typing import Annotated, Any
 
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 from tyro.conf import Positional
 
-from ..data.batches import make_batch
+from ..analysis.interpret import predict_logits
+from ..data.formats.tables import is_csv, read_csv_images
 from ..data.photos import read_photo
 from ..export.program import load_exported
+from ..files import atomic_write
 from ..metrics import class_probabilities, predicted_labels
 from ..runs import load_run
-from .console import EXIT_OK, Platform, script, use_platform
+from ..types import Dataset
+from .console import EXIT_BAD_INPUT, EXIT_OK, Platform, optional, script, use_platform
+
+SURE = 0.5
+"""Probability below which an answer is marked as not sure."""
+
+_BATCH_SIZE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictConfig:
-    """Name the digit in each picture: PNG or JPEG of any size, dark on light or light on dark."""
+    """Name the digit in each picture, of any format and size, dark on light or light on dark."""
 
     run: Positional[Path]
     """Directory that `train --out` wrote, or file that `export` wrote."""
     images: Positional[tuple[Path, ...]]
-    """Pictures of one digit each."""
+    """Pictures of one digit each, or a CSV of images as Kaggle's test.csv, with --submission."""
+    submission: Annotated[Path | None, optional("FILE")] = None
+    """Write the answers for a CSV to FILE as Kaggle takes them: ImageId,Label."""
     platform: Platform = None
     """Device platform; an error if unavailable."""
 
 
 def run(config: PredictConfig) -> int:
-    """Predict as configured."""
+    """Predict as configured; a picture that cannot be read is named on stderr, and the others are predicted."""
     use_platform(config.platform)
     if not config.images:
-        raise ValueError("predict needs one or more pictures (PNG or JPEG), got none")
-    images = np.stack([read_photo(path) for path in config.images])
-    if config.run.is_file():
-        exported = load_exported(config.run)
-        if exported.image_shape != images.shape[1:]:
-            raise ValueError(f"{config.run}: must take images of {images.shape[1:]}, got {exported.image_shape}")
-        logits, classes = exported.logits(images), exported.classes
-    else:
-        trained = load_run(config.run)
-        x = make_batch(images, np.zeros(len(images), np.int32)).x
-        logits, classes = trained.learner.model.apply(trained.params, x), trained.classes
+        raise ValueError("predict needs one or more pictures, got none")
+    if any(map(is_csv, config.images)) or config.submission is not None:
+        return _write_submission(config)
+    paths, photos = [], []
+    for path in config.images:
+        try:
+            photos.append(read_photo(path))
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            paths.append(path)
+    if not photos:
+        return EXIT_BAD_INPUT
+    logits, classes = _logits(config.run, np.stack(photos))
     table = Table(Column("picture", overflow="fold"), "digit", "probability")
     probabilities = class_probabilities(logits)
-    for path, label, row in zip(config.images, predicted_labels(logits), probabilities, strict=True):
-        table.add_row(str(path), classes[int(label)], f"{row[label]:.4f}")
+    for path, label, row in zip(paths, predicted_labels(logits), probabilities, strict=True):
+        answer = classes[int(label)] if row[label] >= SURE else f"{classes[int(label)]} (not sure)"
+        table.add_row(str(path), answer, f"{row[label]:.4f}")
     Console(markup=False).print(table)
+    return EXIT_OK if len(paths) == len(config.images) else EXIT_BAD_INPUT
+
+
+def _logits(path: Path, images: np.ndarray) -> tuple[Any, tuple[str, ...]]:
+    """Return the logits of a run, or of an exported file, for images uint8 [n, h, w], and the class names."""
+    if not path.is_file():
+        trained = load_run(path)
+        dataset = Dataset(images, np.zeros(len(images), np.int32))
+        size = min(len(images), _BATCH_SIZE)
+        return predict_logits(trained.learner.model, trained.params, dataset, batch_size=size), trained.classes
+    exported = load_exported(path)
+    if exported.image_shape != images.shape[1:]:
+        raise ValueError(f"{path}: must take images of {images.shape[1:]}, got {exported.image_shape}")
+    batches = (images[start : start + _BATCH_SIZE] for start in range(0, len(images), _BATCH_SIZE))
+    return jnp.concatenate([exported.logits(batch) for batch in batches]), exported.classes
+
+
+def _write_submission(config: PredictConfig) -> int:
+    if len(config.images) != 1 or not is_csv(config.images[0]) or config.submission is None:
+        raise ValueError("--submission FILE and one CSV of images go together, such as test.csv")
+    logits, classes = _logits(config.run, read_csv_images(config.images[0]))
+    rows = [(i, classes[label]) for i, label in enumerate(predicted_labels(logits).tolist(), 1)]
+    with atomic_write(config.submission) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("ImageId", "Label"), *rows])
+    Console(markup=False, highlight=False, soft_wrap=True).print(
+        f"labels of {len(rows):,} images written to {config.submission}"
+    )
     return EXIT_OK
 
 

@@ -14,6 +14,8 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,7 +35,7 @@ def exit_on_signals() -> None:
 
 
 @contextlib.contextmanager
-def saving_on_signals(save: Callable[[str], None]) -> Iterator[threading.Lock]:
+def saving_on_signals(save: Callable[[str], None]) -> Iterator[AbstractContextManager[Any]]:
     """Make a signal call `save` with the signal's name before the process ends; a second signal ends it at once.
 
     Yields a lock. While the block holds it, saving waits; while `save` runs, the lock is taken, so what the block
@@ -58,7 +60,7 @@ def saving_on_signals(save: Callable[[str], None]) -> Iterator[threading.Lock]:
         writer.close()
 
 
-def _save_and_exit(reader: socket.socket, lock: threading.Lock, save: Callable[[str], None]) -> None:
+def _save_and_exit(reader: socket.socket, lock: AbstractContextManager[Any], save: Callable[[str], None]) -> None:
     first = _next_signal(reader)
     if not first:
         return

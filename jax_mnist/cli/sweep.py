@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ..analysis import summarize
-from ..data.load import load
+from ..data.load import load_train
 from ..files import make_writable
 from ..recipes import RECIPES, Recipe, make_learner, read_data
 from ..runs import write_json
 from ..training.sweeps import fit_many
 from ..types import Splits
-from .console import EXIT_OK, Platform, Preset, describe, optional, require_positive, script, use_platform
+from .console import EXIT_OK, Platform, Preset, describe, optional, require_positive, script, show_reading, use_platform
 from .pictures import import_plots, picture
 
 
@@ -45,6 +45,8 @@ class SweepConfig:
     """Number of seeds, starting at --seed."""
     hold_out: Annotated[int | None, optional("INT", "a sixth of them")] = None
     """Hold out this many training images for validation."""
+    no_prepare: bool = False
+    """Read pictures in a folder as they are, and refuse those that are not 28x28."""
     out: Path = Path("runs/sweep")
     """Directory for sweep.json and sweep.png."""
     platform: Platform = None
@@ -66,8 +68,12 @@ def run(config: SweepConfig) -> int:
     console.print(f"device: {describe(device)}")
     start = time.perf_counter()
     recipe = config.recipe
-    hold_out = config.hold_out or max(1, len(load(recipe.dataset).train) // 6)
-    splits, classes = read_data(recipe.dataset, hold_out)
+    options: dict[str, Any] = {"prepare": not config.no_prepare, **show_reading(console)}
+    hold_out = config.hold_out
+    if hold_out is None:
+        silent: dict[str, Any] = options | {"report": lambda _: None}  # the images are read again below
+        hold_out = max(1, len(load_train(recipe.dataset, **silent)) // 6)
+    splits, classes = read_data(recipe.dataset, hold_out, **options)
 
     recipes, rates = _grid(config)
     for one in recipes:  # refuse what cannot be trained before anything is trained or written

@@ -37,6 +37,7 @@ from .console import (
     optional,
     require_positive,
     script,
+    show_reading,
     use_one_thread,
     use_platform,
 )
@@ -60,6 +61,8 @@ class TrainConfig:
     """Number of seeds, from --seed on; the files are of the first, result.json summarizes all."""
     hold_out: int = 0
     """Hold out this many training images for validation."""
+    no_prepare: bool = False
+    """Read pictures in a folder as they are, and refuse those that are not 28x28."""
     patience: Annotated[int | None, optional("INT")] = None
     """Stop after INT epochs without a lower validation loss and keep the best; needs --hold-out."""
     target_accuracy: float = 0.0
@@ -111,7 +114,7 @@ def train(config: TrainConfig) -> int:
 
     # Data.
     start = time.perf_counter()
-    splits, classes = read_data(recipe.dataset, config.hold_out)
+    splits, classes = read_data(recipe.dataset, config.hold_out, prepare=not config.no_prepare, **show_reading(console))
     seconds = {"data": time.perf_counter() - start}
 
     # Learner.

@@ -7,7 +7,7 @@ import lazy_loader
 from ..pixels import to_float
 from .augment import random_rotation, random_shift
 from .batches import batches, epoch_indices, make_batch, map_batches, random_order, take_batch
-from .load import class_names, hold_out, known_names, load, sample_indices
+from .load import class_names, hold_out, known_names, load, load_train, sample_indices
 
 if TYPE_CHECKING:
     from .photos import read_photo
@@ -16,6 +16,7 @@ __getattr__, _, _ = lazy_loader.attach(__name__, submod_attrs={"photos": ["read_
 
 __all__ = [  # noqa: RUF022, from the file to the batch
     "load",
+    "load_train",
     "known_names",
     "class_names",
     "sample_indices",

@@ -10,7 +10,7 @@ from jax import NamedSharding, P
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Integer, Num, PRNGKeyArray
 
-from ..pixels import to_float
+from ..pixels import check_pixels, to_float
 from ..types import ArrayLike, Batch, Dataset
 
 
@@ -20,7 +20,8 @@ def make_batch(
     """Return a batch of the given images, flattened, with pixels in [0, 1].
 
     `images` [b, h, w] are uint8 or float in [0, 1], `labels` int [b]; `mask` bool [b] is False for padding, by default
-    True for all. Returns Batch(x [b, h*w], y [b], mask [b]). Raises ValueError if the lengths differ.
+    True for all. Returns Batch(x [b, h*w], y [b], mask [b]). Raises ValueError if the lengths differ or float pixels
+    are in 0..255.
 
     >>> import numpy as np
     >>> make_batch(np.zeros((2, 28, 28), np.uint8), np.array([1, 0], np.int32)).x.shape
@@ -28,6 +29,7 @@ def make_batch(
     """
     if labels.shape != images.shape[:1]:
         raise ValueError(f"labels must be [{len(images)}] for images {list(images.shape)}, got {list(labels.shape)}")
+    check_pixels(images)
     pixels = to_float(images)
     mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask)
     return Batch(pixels.reshape(len(pixels), -1), jnp.asarray(labels), mask)

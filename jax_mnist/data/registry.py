@@ -1,4 +1,4 @@
-"""The MNIST family: classes, file locations and checksums of each dataset; no logic."""
+"""The MNIST family: classes, file names, locations and checksums of each dataset; no logic."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,48 @@ IMAGES_AND_LABELS = {
 
 BUNDLED = Path(__file__).parent / "bundled"
 DIGITS = tuple("0123456789")
+
+HOLD_OUT = "to validate on training images, give --hold-out N (in Python: hold_out(key, load_train(PATH), n))"
+"""The advice for a dataset without validation images."""
+
+
+class IdxSet(NamedTuple):
+    """The names of a dataset's IDX files, images and labels of both parts, and what is in them.
+
+    `classes` are the class names; the label of the first is `first_label`. EMNIST's images are `transposed`.
+    """
+
+    train: tuple[str, str]
+    valid: tuple[str, str]
+    classes: tuple[str, ...] = DIGITS
+    first_label: int = 0
+    transposed: bool = False
+
+
+def _emnist(name: str, classes: str, first_label: int = 0) -> IdxSet:
+    train, valid = (
+        (f"emnist-{name}-{part}-images-idx3-ubyte", f"emnist-{name}-{part}-labels-idx1-ubyte")
+        for part in ("train", "test")
+    )
+    return IdxSet(train, valid, tuple(classes), first_label, transposed=True)
+
+
+_CAPITALS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+IDX_SETS = {
+    "mnist": IdxSet(IMAGES_AND_LABELS["train"], IMAGES_AND_LABELS["t10k"]),
+    "emnist-balanced": _emnist("balanced", f"{_CAPITALS}abdefghnqrt"),
+    "emnist-byclass": _emnist("byclass", f"{_CAPITALS}abcdefghijklmnopqrstuvwxyz"),
+    "emnist-bymerge": _emnist("bymerge", f"{_CAPITALS}abdefghnqrt"),
+    "emnist-digits": _emnist("digits", "0123456789"),
+    "emnist-letters": _emnist("letters", "abcdefghijklmnopqrstuvwxyz", first_label=1),
+    "emnist-mnist": _emnist("mnist", "0123456789"),
+    "qmnist": IdxSet(
+        ("qmnist-train-images-idx3-ubyte", "qmnist-train-labels-idx2-int"),
+        ("qmnist-test-images-idx3-ubyte", "qmnist-test-labels-idx2-int"),
+    ),
+}
+"""The sets of IDX files that `load` knows by their file names."""
 
 
 class Source(NamedTuple):

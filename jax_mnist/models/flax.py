@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from ..chapter.from_scratch import check_sizes
-from ..types import Model, Params
+from ..types import ArrayLike, Model, Params
 from .batch_last import Window, convolve_and_pool
 from .conv import conv_general_dilated
 
@@ -81,16 +81,21 @@ def _from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: tuple[int, .
     def init(key: PRNGKeyArray) -> Params:
         return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), _PARAMS))
 
-    def call_module(params: Params, x: Array, streams: Any, training: bool, **options: Any) -> tuple[Any, Any]:
+    def call_module(params: Params, x: ArrayLike, streams: Any, training: bool, **options: Any) -> tuple[Any, Any]:
+        if not jnp.issubdtype(x.dtype, jnp.floating):  # Flax would compute with pixels in 0..255
+            raise ValueError(
+                f"x must be float [b, i] with pixels in [0, 1], got {x.dtype} {list(x.shape)}; "
+                "make_batch(images, labels).x converts images to this form"
+            )
         params = jax.tree.map(lambda fixed, leaf: lax.stop_gradient(leaf) if fixed else leaf, is_statistic, params)
         module: Any = nnx.merge(graph, params, streams)
         module.train() if training else module.eval()
         return module(x if input_shape is None else x.reshape(x.shape[0], *input_shape), **options), (module, params)
 
-    def apply(params: Params, x: Float[Array, "b i"]) -> Any:
+    def apply(params: Params, x: Shaped[ArrayLike, "b i"]) -> Any:
         return call_module(params, x, unused_streams, training=False)[0]
 
-    def apply_train(params: Params, x: Float[Array, "b i"], key: PRNGKeyArray) -> tuple[Any, Params]:
+    def apply_train(params: Params, x: Shaped[ArrayLike, "b i"], key: PRNGKeyArray) -> tuple[Any, Params]:
         streams_key, call_key = jax.random.split(key)
         options = {"rngs": nnx.Rngs(call_key)} if takes_rngs else {}
         streams = _seed_streams(abstract_streams, streams_key)

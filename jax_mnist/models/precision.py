@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray, Shaped
 
-from ..types import Model, Params
+from ..types import ArrayLike, Model, Params
 
 
 def mixed_precision(model: Model, dtype: Any = jnp.bfloat16) -> Model:
@@ -33,7 +33,7 @@ def _mixed_precision(model: Model, dtype: Any) -> Model:
     def cast(params: Params) -> Params:
         return jax.tree.map(lambda p: p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p, params)
 
-    def cast_trained(params: Params, x: Float[Array, "b i"]) -> Params:
+    def cast_trained(params: Params, x: Shaped[ArrayLike, "b i"]) -> Params:
         """Cast the parameters that the optimizer trains, not those that the model updates itself."""
         if model.apply_train is None:
             return cast(params)
@@ -42,11 +42,14 @@ def _mixed_precision(model: Model, dtype: Any) -> Model:
             lambda new, old: cast(old) if new is None else old, updates, params, is_leaf=lambda leaf: leaf is None
         )
 
-    def apply(params: Params, x: Float[Array, "b i"]) -> Any:
-        return model.apply(cast_trained(params, x), x.astype(dtype)).astype(x.dtype)
+    def cast_input(x: ArrayLike) -> ArrayLike:
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # the model refuses pixels in 0..255
 
-    def apply_train(params: Params, x: Float[Array, "b i"], key: PRNGKeyArray) -> tuple[Any, Any]:
-        logits, updates = model.apply_train(cast_trained(params, x), x.astype(dtype), key)  # pyright: ignore[reportOptionalCall]
+    def apply(params: Params, x: Shaped[ArrayLike, "b i"]) -> Any:
+        return model.apply(cast_trained(params, x), cast_input(x)).astype(x.dtype)
+
+    def apply_train(params: Params, x: Shaped[ArrayLike, "b i"], key: PRNGKeyArray) -> tuple[Any, Any]:
+        logits, updates = model.apply_train(cast_trained(params, x), cast_input(x), key)  # pyright: ignore[reportOptionalCall]
         return logits.astype(x.dtype), updates
 
     return Model(model.init, apply, model.apply_train and apply_train)

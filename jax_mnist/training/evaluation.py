@@ -8,6 +8,7 @@ from jaxtyping import Array, Int
 
 from ..data.batches import check_batch_size, map_batches
 from ..metrics import predicted_labels
+from ..pixels import check_pixels
 from ..types import Batch, Dataset, Learner, LossFunction, Metrics, Model, Params
 from .mesh import platform_of, replicate
 
@@ -79,7 +80,7 @@ def check_model_and_data(
 ) -> None:
     """Raise ValueError, saying what would fit, if model, dataset and loss do not fit together.
 
-    No logits are computed: the shapes are traced, and the smallest and largest label are looked up.
+    No logits are computed: the shapes are traced, and the smallest and largest label and float pixel are looked up.
     """
     check_batch_size(batch_size)
     if len(dataset) == 0:
@@ -89,6 +90,7 @@ def check_model_and_data(
             f"the dataset must have one label for each image, [n], got images {list(dataset.images.shape)} and labels "
             f"{list(dataset.labels.shape)}"
         )
+    check_pixels(dataset.images)
     x = jax.ShapeDtypeStruct((batch_size, int(np.prod(dataset.images.shape[1:]))), jnp.result_type(float))
     labels = jax.ShapeDtypeStruct((batch_size,), dataset.labels.dtype)
     try:

@@ -4,17 +4,18 @@ import gzip
 import hashlib
 import io
 import math
-import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ...files import atomic_write
+from ...files import atomic_write, open_maybe_gzipped
 
 MAX_BYTES = 640 * 2**20
 """Size limit of an array: EMNIST, the largest dataset of the family, has 522 MiB."""
 
 _CHUNK_BYTES = 2**20
+_CODES = {"uint8": 8, "int32": 12}
 
 
 def find_idx(directory: Path, name: str) -> Path | None:
@@ -39,13 +40,13 @@ def check_sha256(path: Path, sha256: str) -> None:
         raise ValueError(f"{path}: sha256 of the file must be {sha256}, that of the published .gz, got {digest}")
 
 
-def read_idx(path: str | Path, dimensions: int, sha256: str | None = None) -> np.ndarray:
-    """Read the uint8 array in an IDX file, plain or gzipped.
+def read_idx(path: str | Path, dimensions: int, sha256: str | None = None, dtype: Any = np.uint8) -> np.ndarray:
+    """Read the array in an IDX file, plain or gzipped.
 
     `dimensions` is 3 for images [n, h, w], 1 for labels [n]. `sha256`, if given, is the checksum of the decompressed
-    contents. Raises FileNotFoundError if the file does not exist, and ValueError, naming the file, if it is not an IDX
-    file of uint8 with that many dimensions, is too short or too long, declares more than MAX_BYTES, or has another
-    checksum.
+    contents. `dtype` is uint8 or, for QMNIST's labels, int32. Raises FileNotFoundError if the file does not exist, and
+    ValueError, naming the file, if it is not an IDX file of that dtype with that many dimensions, is too short or too
+    long, declares more than MAX_BYTES, or has another checksum.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "labels.gz"
@@ -56,31 +57,25 @@ def read_idx(path: str | Path, dimensions: int, sha256: str | None = None) -> np
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected an IDX file, plain or .gz")
-    try:
-        with path.open("rb") as raw:
-            gzipped = raw.read(2) == b"\x1f\x8b"  # not by the suffix: a gzipped file may lack it
-            raw.seek(0)
-            if path.suffix == ".gz" and not gzipped:
-                raise ValueError(f"{path}: is not a gzip file, although its name ends in .gz")
-            with gzip.GzipFile(fileobj=raw) if gzipped else raw as file:
-                return _parse(path, file, dimensions, sha256)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: the gzip data is damaged or truncated ({error})") from error
+    with open_maybe_gzipped(path) as file:
+        return _parse(path, file, dimensions, sha256, np.dtype(dtype))
 
 
-def _parse(path: Path, file: io.BufferedIOBase, dimensions: int, sha256: str | None) -> np.ndarray:
-    """Parse an IDX header (two zero bytes, dtype code 8 for uint8, rank, then big-endian sizes) and its data."""
+def _parse(
+    path: Path, file: io.BufferedIOBase, dimensions: int, sha256: str | None, dtype: np.dtype[Any]
+) -> np.ndarray:
+    """Parse an IDX header (two zero bytes, dtype code, rank, then big-endian sizes) and its big-endian data."""
     header = file.read(4 + 4 * dimensions)
-    magic = bytes([0, 0, 8, dimensions])
+    magic = bytes([0, 0, _CODES[dtype.name], dimensions])
     if header[:4] != magic:
         raise ValueError(
-            f"{path}: the magic number of an IDX file of uint8 with {dimensions} dimension(s) must be {magic.hex()}, "
+            f"{path}: the magic number of an IDX file of {dtype} with {dimensions} dimension(s) must be {magic.hex()}, "
             f"got {header[:4].hex() or 'an empty file'}"
         )
     if len(header) < 4 + 4 * dimensions:
         raise ValueError(f"{path}: the header is truncated: must have {4 + 4 * dimensions} bytes, got {len(header)}")
     shape = tuple(int(size) for size in np.frombuffer(header[4:], ">u4"))
-    size = math.prod(shape)
+    size = math.prod(shape) * dtype.itemsize
     if size > MAX_BYTES:
         raise ValueError(f"{path}: header declares {shape} = {size:,} bytes, over the limit of {MAX_BYTES:,}")
     # The buffer grows with the bytes that are there, so that a false header cannot allocate memory. Reading stops one
@@ -96,7 +91,7 @@ def _parse(path: Path, file: io.BufferedIOBase, dimensions: int, sha256: str | N
         digest.update(data)
         if digest.hexdigest() != sha256:
             raise ValueError(f"{path}: sha256 of the contents must be {sha256}, got {digest.hexdigest()}")
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    return np.frombuffer(data, dtype.newbyteorder(">")).reshape(shape).astype(dtype, copy=False)
 
 
 def write_idx(path: str | Path, array: np.ndarray) -> None:

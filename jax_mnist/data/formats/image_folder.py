@@ -1,48 +1,104 @@
-"""Reader and writer for fastai's image-folder layout: train/3/10.png, valid/7/2.png, one folder per class."""
+"""Reader and writer for image folders, one folder per class: train/3/10.png, valid/7/2.png, fastai's layout."""
 
+import collections
 import csv
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int, UInt8
 
 from ...files import name_parse_errors, new_directory
 from ...types import Dataset, Splits
+from ..registry import HOLD_OUT
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIDE = 28
 """Height and width of an image in pixels."""
 
-_TRAIN, _VALID = ("train", "training"), ("valid", "testing", "test")  # accepted folder names
+_TRAIN = ("train", "training")  # accepted folder names, in any case
+_VALID = ("valid", "validation", "val", "testing", "test")
+_SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini")
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
+# HEIC is a picture too, but Pillow does not read it: it is refused by name.
+_SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
+    *(".avif", ".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".ico", ".pcx", ".heic", ".heif"),
+)
+
+Prepare = Callable[[Sequence[Path], int], Sequence[Any]]
+"""Files and the largest number of pixels in one -> for each file, a Photo, or the ValueError that refuses it."""
 
 
-def is_image_folder(path: Path) -> bool:
-    """Return True if a directory has a folder of training images."""
-    return any((path / name).is_dir() for name in _TRAIN)
+class ImageFolder(NamedTuple):
+    """The folders of an image folder's parts, and those beside them that hold pictures too and are not read."""
+
+    path: Path
+    train: Path
+    valid: Path | None
+    unused: tuple[Path, ...]
 
 
-def class_folders(path: Path) -> tuple[str, ...]:
+def find_folder(path: Path) -> ImageFolder | None:
+    """Return the parts of an image folder, or None if the directory is not one.
+
+    The training images are in a folder train or training, or in the class folders that the directory holds itself.
+    """
+    folders = {folder.name.lower(): folder for folder in _folders(path)}
+    train, valid = (next((folders[n] for n in names if n in folders), None) for names in (_TRAIN, _VALID))
+    others = [folder for name, folder in folders.items() if folder != valid and (train or name in _VALID)]
+    if train is None and any(name not in _VALID and _has_pictures(folder) for name, folder in folders.items()):
+        train = path
+    unused = tuple(folder for folder in others if folder != train and any(map(is_picture, _files(folder))))
+    return None if train is None else ImageFolder(path, train, valid, unused)
+
+
+def class_folders(folder: ImageFolder) -> tuple[str, ...]:
     """Return the class names, indexed by label.
 
     They are the folder names, sorted; exactly 3 and 7 are in the chapter's order instead: a 3 has label 1. Raises
-    FileNotFoundError if there are no training images, ValueError if there are no classes.
+    ValueError if there are no classes.
     """
-    train = _find_part(path, _TRAIN)
-    names = sorted(folder.name for folder in train.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    train = _unwrap(folder.train)
+    names = [child.name for child in _folders(train) if child not in (folder.valid, *folder.unused)]
     if not names:
-        raise ValueError(f"{train}: must contain one folder per class, such as {train / '3'}, got none")
+        raise ValueError(
+            f"{train}: must contain one folder per class, such as {train / '3'}, got {describe_contents(train)}"
+        )
     return ("7", "3") if names == ["3", "7"] else tuple(names)
 
 
-def read_folder(path: Path) -> Splits:
+def read_folder(
+    folder: ImageFolder, *, with_valid: bool = True, prepare: Prepare | None = None
+) -> tuple[list[Dataset], str]:
     """Read the images of a folder, sorted by class name, then by file name as text ("10.png" before "2.png").
 
-    Returns Splits of Dataset(images uint8 [n, 28, 28], labels int32 [n]). Raises FileNotFoundError if a part is
-    missing, and ValueError, naming the file or folder, if a class has no images, the validation images have a class
-    that the training images lack, or an image is not a gray or RGB PNG of 28x28.
+    Every picture is read, except in hidden and system files. Pictures of 28x28 pixels are read as they are, or
+    inverted if they are dark on light; those of other sizes become what `prepare` makes of them. Without `prepare`
+    nothing is inverted, and other sizes are refused. Returns the training and, if `with_valid`, the validation images
+    (uint8 [n, 28, 28], labels int32 [n]), and what was done in words, empty if there is nothing to say. Raises
+    FileNotFoundError if the part is missing, and ValueError, naming the file or folder, if a class has no images, the
+    validation images have a class that the training images lack, or a picture cannot be read or prepared.
     """
-    classes = class_folders(path)
-    return Splits(*(_read_part(_find_part(path, names), classes) for names in (_TRAIN, _VALID)))
+    if with_valid and folder.valid is None:
+        raise FileNotFoundError(f"{folder.path}: has no folder {', '.join(_VALID[:-1])} or {_VALID[-1]}; {HOLD_OUT}")
+    classes = class_folders(folder)
+    parts = [_unwrap(part) for part in (folder.train, folder.valid if with_valid else None) if part is not None]
+    listed = [_list_part(part, classes, (folder.valid, *folder.unused)) for part in parts]
+    images, notes = _read_pictures([file for files, _, _ in listed for file in files], prepare)
+    others = sum((others for _, _, others in listed), collections.Counter())
+    if others:
+        notes.append(f"{_count_by_suffix(others)} in the class folders or beside them left out")
+    if with_valid:
+        notes += [f"{unused} ({describe_contents(unused)}) is not used" for unused in folder.unused]
+    ends = np.cumsum([len(files) for files, _, _ in listed])[:-1]
+    labels = [labels for _, labels, _ in listed]
+    datasets = [Dataset(*arrays) for arrays in zip(np.split(images, ends), labels, strict=True)]
+    return datasets, f"{folder.path}: {'; '.join(notes)}" if notes else ""
 
 
 def write_folder(
@@ -82,37 +138,159 @@ def write_folder(
             csv.writer(labels_file, lineterminator="\n").writerows(rows)
 
 
-def _find_part(path: Path, names: tuple[str, ...]) -> Path:
-    for name in names:
-        if (path / name).is_dir():
-            return path / name
-    raise FileNotFoundError(f"{path}: has no folder {' or '.join(names)}; expected train/CLASS/*.png and valid/...")
+def is_picture(file: Path) -> bool:
+    """Return True if a file is a picture by its suffix, in any case."""
+    return file.suffix.lower() in _SUFFIXES
 
 
-def _read_part(part: Path, classes: tuple[str, ...]) -> Dataset:
-    folders = {folder.name for folder in part.iterdir() if folder.is_dir() and not folder.name.startswith(".")}
-    unknown_classes = folders - set(classes)
+def list_visible(path: Path) -> list[Path]:
+    """Return the files and folders in a directory, sorted by name, without hidden ones and those of a system."""
+    return sorted(child for child in path.iterdir() if not _is_hidden(child.name))
+
+
+def describe_contents(folder: Path) -> str:
+    """Return what a folder holds in words: "30 .txt files"."""
+    return _count_by_suffix(collections.Counter(file.suffix.lower() for file in _files(folder)))
+
+
+def make_light_on_dark(images: UInt8[np.ndarray, "n h w"]) -> Bool[np.ndarray, " n"]:
+    """Invert, in place, the images that are dark on light, and return which ones.
+
+    A border of which three quarters are lighter than the middle of the image's range is light paper, one of which a
+    quarter is at most, dark paper. An image that shows neither, such as a coat that fills the picture, is taken to be
+    like most of the others.
+    """
+    border = np.concatenate([images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]], axis=1)
+    middle = (images.min(axis=(1, 2)).astype(np.float32) + images.max(axis=(1, 2))) / 2
+    light = np.mean(border > middle[:, None], axis=1)
+    is_light, is_dark = light >= 0.75, light <= 0.25
+    inverted = is_light if is_light.sum() <= is_dark.sum() else ~is_dark
+    images[inverted] = 255 - images[inverted]
+    return inverted
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def _folders(path: Path) -> list[Path]:
+    return [child for child in list_visible(path) if child.is_dir()]
+
+
+def _has_pictures(folder: Path) -> bool:
+    """Return True if a folder holds pictures itself."""
+    return any(is_picture(child) for child in list_visible(folder))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and in the folders in it, without those that are hidden or of a system."""
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        yield from (Path(top, name) for name in names if not _is_hidden(name))
+
+
+def _unwrap(part: Path) -> Path:
+    """Return the folder with the class folders: of train/train/3, as some archives unpack, the inner one."""
+    folders = _folders(part)
+    while len(folders) == 1 and not _has_pictures(folders[0]) and _folders(folders[0]):
+        part, folders = folders[0], _folders(folders[0])
+    return part
+
+
+def _count_by_suffix(counts: collections.Counter[str]) -> str:
+    words = (
+        f"{count:,} {suffix or 'nameless'} file{'s' if count > 1 else ''}" for suffix, count in counts.most_common()
+    )
+    return ", ".join(words) or "no files"
+
+
+def _list_part(
+    part: Path, classes: Sequence[str], other_parts: Sequence[Path | None]
+) -> tuple[list[Path], np.ndarray, collections.Counter[str]]:
+    """Return the pictures of a part, their labels, and how many other files there are of each suffix."""
+    unknown_classes = {folder.name for folder in _folders(part) if folder not in other_parts} - set(classes)
     if unknown_classes:
         raise ValueError(f"{part}: classes must be among {sorted(classes)}, as in train, got {sorted(unknown_classes)}")
-    images, labels = [], []
+    pictures, labels = [], []
+    others = collections.Counter(child.suffix.lower() for child in list_visible(part) if is_picture(child))
     for name in sorted(classes):
-        files = sorted((part / name).glob("*.png"), key=lambda file: file.name)
-        if not files:
-            raise ValueError(f"{part / name}: must contain PNG images of {SIDE}x{SIDE}, got none")
-        images += [_read_png(file) for file in files]
-        labels += [classes.index(name)] * len(files)
-    return Dataset(np.stack(images), np.array(labels, np.int32))
+        files = sorted(_files(part / name), key=lambda file: file.as_posix())
+        found = [file for file in files if is_picture(file)]
+        if not found:
+            raise ValueError(
+                f"{part / name}: must contain pictures, such as PNG or JPEG, got {describe_contents(part / name)}"
+            )
+        pictures += found
+        labels += [classes.index(name)] * len(found)
+        others.update(file.suffix.lower() for file in files if not is_picture(file))
+    return pictures, np.array(labels, np.int32), others
 
 
-def _read_png(path: Path) -> np.ndarray:
+def _read_pictures(files: Sequence[Path], prepare: Prepare | None) -> tuple[np.ndarray, list[str]]:
+    """Return the images of all files, uint8 [n, 28, 28], and what was done to them."""
+    images, notes, largest = np.empty((len(files), SIDE, SIDE), np.uint8), [], 0
+    is_large = np.zeros(len(files), bool)
+    for i, file in enumerate(files):
+        image, pixels = _read_picture(file)
+        if image is not None:
+            images[i] = image
+        elif prepare is None:
+            raise ValueError(f"{file}: image must be {SIDE}x{SIDE} pixels, got {pixels[0]}x{pixels[1]}")
+        else:
+            is_large[i], largest = True, max(largest, pixels[0] * pixels[1])
+    if prepare is not None:
+        small = images[~is_large]
+        if count := int(make_light_on_dark(small).sum()):
+            images[~is_large] = small
+            notes.append(f"{count:,} pictures of {SIDE}x{SIDE} inverted")
+    if prepare is not None and is_large.any():
+        photos = prepare([files[i] for i in np.flatnonzero(is_large).tolist()], largest)
+        if errors := [photo for photo in photos if isinstance(photo, ValueError)]:
+            others = f" (and {len(errors) - 1:,} more such pictures: {_shorten(errors[1:])})" if errors[1:] else ""
+            raise ValueError(f"{errors[0]}{others}")
+        images[is_large] = [photo.image for photo in photos]
+        counts = {"inverted": sum(p.inverted for p in photos), "with a frame removed": sum(p.cropped for p in photos)}
+        done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        notes.append(f"{len(photos):,} pictures prepared" + (f": {done}" if done else ""))
+    return images, notes
+
+
+def _shorten(errors: Sequence[ValueError]) -> str:
+    return ", ".join(str(error).partition(": ")[0] for error in errors[:5]) + (", ..." if errors[5:] else "")
+
+
+def _read_picture(path: Path) -> tuple[np.ndarray | None, tuple[int, int]]:
+    """Return a picture in gray, or None if it is not of SIDE x SIDE pixels, and its size."""
     from PIL import Image
 
-    with name_parse_errors(path, "PNG"), Image.open(path, formats=["PNG"]) as image:
-        (width, height), mode = image.size, image.mode
+    if path.suffix.lower() in (".heic", ".heif"):
+        raise ValueError(f"{path}: is a HEIC picture, which is not supported; save it as JPEG or PNG")
+    # The contents tell the format: a PNG may be called .jpg.
+    with name_parse_errors(path, "picture"), Image.open(path, formats=_FORMATS) as image:
+        size = image.size
+        if size != (SIDE, SIDE):
+            return None, size
         image.verify()  # the checksums: a truncated file can decode without error. Afterwards, the image is unusable.
-    if (width, height) != (SIDE, SIDE):
-        raise ValueError(f"{path}: image must be {SIDE}x{SIDE} pixels, got {width}x{height}")
-    if mode not in ("L", "RGB"):
-        raise ValueError(f"{path}: image mode must be 8-bit gray (L) or RGB, got {mode}")
-    with name_parse_errors(path, "PNG"), Image.open(path, formats=["PNG"]) as image:
-        return np.asarray(image.convert("L"), np.uint8)
+    with name_parse_errors(path, "picture"), Image.open(path, formats=_FORMATS) as image:
+        return _to_grey(image), size
+
+
+def _to_grey(image: "Image.Image") -> UInt8[np.ndarray, "h w"]:
+    """Return the gray values of a picture of any mode, of one with transparency on black or, if it is dark, white."""
+    from PIL import Image, ImageOps
+
+    image.load()  # a PNG may have its EXIF data after the pixels
+    if image.info or image.format == "TIFF":
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith(("I", "F")):  # Pillow would clip these at 255 instead of scaling them to 8 bits
+        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0).clip(0)
+        white = next((white for white in (1, 255, 65535) if values.max() <= white), values.max())
+        return np.round(values / white * 255).astype(np.uint8)
+    if image.mode == "LAB":
+        image = image.getchannel("L")  # Pillow cannot convert the three channels
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        grey, alpha = np.asarray(image.convert("L"), np.float64), np.asarray(image.getchannel("A"), np.float64)
+        paper = "black" if (grey * alpha).sum() > 127.5 * alpha.sum() else "white"
+        image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image)
+    return np.asarray(image.convert("L"), np.uint8)

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import re
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,18 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import constants
+from tensorflow_datasets.proto import tf_example_pb2
 
+from ...files import name_parse_errors
 from ...types import Dataset, Splits
-from ..registry import FAMILY
+from ..registry import FAMILY, HOLD_OUT
 
 FORMAT = "array_record"
 """The only format that TFDS reads and writes correctly without TensorFlow: Parquet silently drops records."""
 
-_CHUNK = 4096
+_TFRECORD = "tfrecord"  # TFDS's default; read here, without TensorFlow
+_CHUNK = 1024
+_MAX_RECORD_BYTES = 2**18
 
 
 def read_tfds(name: str, data_dir: str | Path | None = None) -> Splits:
@@ -25,8 +31,9 @@ def read_tfds(name: str, data_dir: str | Path | None = None) -> Splits:
 
     `name` is TFDS's name ("mnist", "emnist/letters"). `data_dir` defaults to TFDS's: the environment variable
     TFDS_DATA_DIR, else ~/tensorflow_datasets. Returns the splits "train" and "test" ("validation" if there is no
-    "test"), images uint8 [n, h, w] and labels int32 [n]. Raises FileNotFoundError, with the command that prepares the
-    dataset, if it is not prepared, and ValueError if it has other features, splits or file formats.
+    "test"), images uint8 [n, h, w] and labels int32 [n]. The files are array_record or tfrecord. Raises
+    FileNotFoundError, with the command that prepares the dataset, if it is not prepared, and ValueError, naming the
+    file, if it is damaged, or if it has other features, splits or file formats.
 
     >>> import tempfile
     >>> from jax_mnist import load
@@ -38,11 +45,17 @@ def read_tfds(name: str, data_dir: str | Path | None = None) -> Splits:
     (9, 28, 28)
     """
     builder = _prepared_builder(name, data_dir)
-    available = list(builder.info.splits)
-    valid = next((split for split in ("test", "validation") if split in available), None)
-    if "train" not in available or valid is None:
-        raise ValueError(f"tfds:{name}: splits must include train, and test or validation, got {available}")
+    valid = next((split for split in ("test", "validation") if split in builder.info.splits), None)
+    if valid is None:
+        raise ValueError(
+            f"tfds:{name}: splits must include test or validation, got {list(builder.info.splits)}; {HOLD_OUT}"
+        )
     return Splits(_read_split(builder, "train"), _read_split(builder, valid))
+
+
+def read_tfds_train(name: str, data_dir: str | Path | None = None) -> Dataset:
+    """Read only the training images of a prepared dataset; raises as `read_tfds` does."""
+    return _read_split(_prepared_builder(name, data_dir), "train")
 
 
 def tfds_class_names(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
@@ -124,16 +137,25 @@ class ArrayBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def _prepared_builder(name: str, data_dir: str | Path | None) -> Any:
     """Return the tfds.core.DatasetBuilder of a prepared dataset, after checking its format and features."""
+    directory = data_dir or data_directory()
+    if version := re.fullmatch(r"(.+)/(\d+\.\d+\.\d+)", name):
+        raise ValueError(f"tfds:{name}: a version follows a colon: tfds:{version[1]}:{version[2]}")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         builder = None
+    except Exception as error:  # TFDS raises many types, with a page of advice
+        raise ValueError(f"tfds:{name}: TFDS cannot open it in {directory} ({str(error).splitlines()[0]})") from error
     if builder is None or not builder.is_prepared():
-        directory = data_dir or data_directory()
         raise FileNotFoundError(f"tfds:{name}: is not prepared in {directory}; {_how_to_prepare(name)}")
     stored = sorted(file_format.value for file_format in builder.info.available_file_formats())
-    if FORMAT not in stored:
-        raise ValueError(f"tfds:{name}: format must be {FORMAT}, got {', '.join(stored)} in {builder.data_path}")
+    if not {FORMAT, _TFRECORD}.intersection(stored):
+        raise ValueError(
+            f"tfds:{name}: format must be {FORMAT} or {_TFRECORD}, got {', '.join(stored)}; delete "
+            f"{builder.data_path}, then {_how_to_prepare(name)}"
+        )
+    if "train" not in builder.info.splits:
+        raise ValueError(f"tfds:{name}: splits must include train, got {list(builder.info.splits)}")
     info: Any = builder.info
     features = dict(sorted(info.features.items()))
     expected = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
@@ -149,17 +171,70 @@ def _prepared_builder(name: str, data_dir: str | Path | None) -> Any:
 
 
 def _read_split(builder: Any, split: str) -> Dataset:
-    # Decoding the PNGs here, in chunks, takes half the time of TFDS's decoder and does not need OpenCV.
+    info = builder.info
+    stored = [file_format.value for file_format in info.available_file_formats()]
+    read, kind = (_read_array_records, FORMAT) if FORMAT in stored else (_read_tfrecords, _TFRECORD)
+    files = [str(file) for file in info.splits[split].filepaths]
+    path = files[0] if len(files) == 1 else f"{builder.data_path}: {split}"
+    images = np.empty((info.splits[split].num_examples, *info.features["image"].shape[:2]), np.uint8)
+    labels = np.empty(len(images), np.int32)
+    index = 0
+    with name_parse_errors(path, f"{kind} of images"):
+        for image, label in read(builder, split):
+            # Decoding the PNGs here takes half the time of TFDS's decoder and does not need OpenCV.
+            images[index], labels[index] = np.asarray(Image.open(io.BytesIO(image))), label
+            index += 1
+        if index != len(images):
+            raise ValueError(f"must have {len(images):,} records, got {index:,}")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < info.features["label"].num_classes:
+            raise ValueError(f"labels must be below {info.features['label'].num_classes}, got {labels.max()}")
+    return Dataset(images, labels)
+
+
+def _read_array_records(builder: Any, split: str) -> Iterator[tuple[bytes, int]]:
     decoders = {"image": tfds.decode.SkipDecoding()}
     source = builder.as_data_source(split, decoders=decoders, file_format=FORMAT)
-    images = np.empty((len(source), *builder.info.features["image"].shape[:2]), np.uint8)
-    labels = np.empty(len(source), np.int32)
     for start in range(0, len(source), _CHUNK):
-        indices = range(start, min(start + _CHUNK, len(source)))
-        for index, example in zip(indices, source.__getitems__(list(indices)), strict=True):
-            images[index] = np.asarray(Image.open(io.BytesIO(example["image"])))
-            labels[index] = example["label"]
-    return Dataset(images, labels)
+        for example in source.__getitems__(list(range(start, min(start + _CHUNK, len(source))))):
+            yield example["image"], example["label"]
+
+
+def _read_tfrecords(builder: Any, split: str) -> Iterator[tuple[bytes, int]]:
+    """Yield the images and labels of TFRecord files: each record is its length, a checksum, its bytes, a checksum."""
+    for file in builder.info.splits[split].filepaths:
+        contents, offset = Path(file).read_bytes(), 0
+        while offset < len(contents):
+            records, checksums = [], []
+            while offset < len(contents) and len(records) < _CHUNK:
+                (length,) = struct.unpack_from("<Q", contents, offset)
+                end = offset + 12 + length
+                if length > _MAX_RECORD_BYTES or end + 4 > len(contents):
+                    raise ValueError(f"record at byte {offset} declares {length:,} bytes")
+                records.append(contents[offset + 12 : end])
+                checksums += struct.unpack_from("<I", contents, end)
+                offset = end + 4
+            if _masked_crc32c(records).tolist() != checksums:
+                raise ValueError(f"a record before byte {offset} has another checksum")
+            for record in records:
+                example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
+                feature = example.features.feature
+                yield feature["image"].bytes_list.value[0], feature["label"].int64_list.value[0]
+
+
+def _masked_crc32c(records: Sequence[bytes]) -> np.ndarray:
+    """Return TFRecord's checksum of each record, uint32 [n], computed for all of them at once, byte by byte."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, np.uint32(0x82F63B78), np.uint32(0)) ^ (table >> 1)
+    lengths = np.array([len(record) for record in records])
+    padded = np.zeros((lengths.max(initial=0), len(records)), np.uint8)
+    for i, record in enumerate(records):
+        padded[: len(record), i] = np.frombuffer(record, np.uint8)
+    crc = np.full(len(records), 0xFFFFFFFF, np.uint32)
+    for position, byte in enumerate(padded):
+        crc = np.where(position < lengths, table[(crc ^ byte) & 255] ^ (crc >> 8), crc)
+    crc = ~crc
+    return (crc >> 15 | crc << 17) + np.uint32(0xA282EAD8)
 
 
 def _how_to_prepare(name: str) -> str:
