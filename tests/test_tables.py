@@ -123,13 +123,17 @@ BAD_CSV = {
 }
 
 
+def assert_refused(path, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_train(path)
+    assert str(error.value).startswith(str(path))
+
+
 @pytest.mark.parametrize("message", BAD_CSV)
 def test_malformed_csv_is_refused_by_name(tmp_path, message):
     path = tmp_path / "digits.csv"
     path.write_text(BAD_CSV[message])
-    with pytest.raises(ValueError, match=message) as error:
-        load_train(path)
-    assert str(error.value).startswith(str(path))
+    assert_refused(path, message)
 
 
 NPZ = {
@@ -213,9 +217,7 @@ BAD_NPZ = {
 def test_malformed_npz_is_refused_by_name_and_no_pickle_is_opened(tmp_path, message):
     path = tmp_path / "mnist.npz"
     path.write_bytes(BAD_NPZ[message])
-    with pytest.raises(ValueError, match=message) as error:
-        load_train(path)
-    assert str(error.value).startswith(str(path))
+    assert_refused(path, message)
 
 
 OTHERS = {

@@ -66,8 +66,7 @@ def load(
     ((12396, 28, 28), [1, 1, 1], 2038)
     """
     datasets, notes = _read(name_or_path, with_valid=True, prepare=prepare, progress=progress)
-    if notes:
-        warnings.warn(notes, stacklevel=2) if report is None else report(notes)
+    _tell(notes, report)
     return Splits(*datasets)
 
 
@@ -85,9 +84,13 @@ def load_train(
     (10396, 2000)
     """
     datasets, notes = _read(name_or_path, with_valid=False, prepare=prepare, progress=progress)
-    if notes:
-        warnings.warn(notes, stacklevel=2) if report is None else report(notes)
+    _tell(notes, report)
     return datasets[0]
+
+
+def _tell(notes: str, report: Callable[[str], Any] | None) -> None:
+    if notes:
+        warnings.warn(notes, stacklevel=3) if report is None else report(notes)
 
 
 def _read(name_or_path: str | Path, *, with_valid: bool, prepare: bool, progress: Any) -> tuple[list[Dataset], str]:
