@@ -18,8 +18,10 @@ def _one_column(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     if logits.shape == (*labels.shape, 1):
         logits = logits[..., 0]
     if logits.shape != labels.shape:
+        hint = "; softmax_cross_entropy takes a column for each class" if logits.shape[:-1] == labels.shape else ""
         raise ValueError(
             f"logits must be [..., 1] or [...] for labels [...], got logits {logits.shape} and labels {labels.shape}"
+            + hint
         )
     return logits, labels.astype(logits.dtype)
 

@@ -55,26 +55,38 @@ def best_record(records: Iterable[EpochRecord]) -> EpochRecord:
 
 
 def run_settings(
-    recipe: Recipe, splits: Splits, *, seed: int, hold_out: int, deterministic: bool, early_stopping: bool
+    recipe: Recipe,
+    splits: Splits,
+    *,
+    initial_params: Params | None,
+    seed: int,
+    hold_out: int,
+    deterministic: bool,
+    early_stopping: bool,
 ) -> dict[str, Any]:
     """Return everything that the bits of a run depend on, by which a checkpoint knows its run.
 
-    The number of epochs is included only if the learning-rate schedule depends on it.
+    `initial_params` are those that the run starts from instead of random ones. The number of epochs is included only if
+    the learning-rate schedule depends on it.
     """
     settings = recipe._asdict()
     if recipe.schedule == "constant":
         del settings["epochs"]
-    digest = hashlib.sha256()
-    for dataset in splits:
-        for array in (dataset.images, dataset.labels):
-            digest.update(np.ascontiguousarray(array).data)
     return settings | {
         "seed": seed,
         "hold_out": hold_out,
         "deterministic": deterministic,
         "early_stopping": early_stopping,
-        "images_sha256": digest.hexdigest()[:16],
+        "images_sha256": _sha256(splits),
+        "init_sha256": None if initial_params is None else _sha256(initial_params),
     }
+
+
+def _sha256(arrays: Any) -> str:
+    digest = hashlib.sha256()
+    for array in jax.tree.leaves(arrays):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
 
 
 def save_progress(directory: Path, progress: Progress, settings: dict[str, Any]) -> Path:
@@ -116,8 +128,25 @@ def restore_progress(directory: Path, start: Progress, settings: dict[str, Any])
         source = {"checkpoint": path.name, "epoch": len(checkpoint.records), "versions": checkpoint.versions}
         return Progress(checkpoint.state["last"], checkpoint.state["best"], checkpoint.records, source), notes
     if different:
-        raise ValueError(f"--resume: {different[0]}")
+        raise ValueError(
+            f"--resume: {different[0]}; a resumed run keeps its settings, also the epochs if the learning rate depends "
+            f"on them; --init {directory} starts a new run from its parameters"
+        )
     return start, [*notes, "no valid checkpoint: starting from the beginning"]
+
+
+def load_initial_params(run: Path, like: Params) -> tuple[Params, Path]:
+    """Return the parameters from which `train --init RUN` starts a new run, and the file that they are in.
+
+    They are a run's model or, if it has left none, those of its newest checkpoint; `run` may also be one of these
+    files. Raises FileNotFoundError if there is none, and ValueError if the parameters do not match `like`.
+    """
+    path = run
+    if not run.is_file():
+        checkpoints = _checkpoints(run)
+        path = run / PARAMS if (run / PARAMS).is_file() or not checkpoints else checkpoints[max(checkpoints)]
+    is_checkpoint = path in _checkpoints(path.parent).values()
+    return load_params(path, like, within="last.params" if is_checkpoint else ""), path
 
 
 def _left_by_killed_process(directory: Path) -> Iterator[Path]:

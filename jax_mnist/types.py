@@ -26,7 +26,8 @@ Augment = Callable[[Any, Any], Any]
 class Dataset:
     """Images with their labels.
 
-    `images` is uint8 [n, h, w] with pixels in 0..255 (0 is the background), or float in [0, 1]; `labels` is int32 [n].
+    `images` is uint8 [n, h, w] with pixels in 0..255 (0 is the background), or float in [0, 1]; `labels` is int32 [n],
+    or None for images that are only predicted.
     `len()` counts the images and `dataset[i]` is (image, label), which is all that PyTorch's DataLoader and grain need.
     A slice, or an array of indices or bools, gives the Dataset of those images. Raises IndexError for an index out of
     range.
@@ -41,10 +42,10 @@ class Dataset:
     """
 
     images: Any  # not ArrayLike: JAX rebuilds a pytree with placeholders instead of arrays
-    labels: Any
+    labels: Any = None
 
     def __len__(self) -> int:
-        return self.labels.shape[0]
+        return self.images.shape[0]
 
     @overload
     def __getitem__(self, index: int | np.integer) -> tuple[Any, Any]: ...
@@ -54,13 +55,13 @@ class Dataset:
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return Dataset(self.images[index], self.labels[index])
+            return jax.tree.map(lambda array: array[index], self)
         # JAX clamps an index that is out of range, so a plain `for` over a dataset would never end.
         if np.ndim(index):
             indices = np.arange(len(self))[np.asarray(index)]
-            return Dataset(self.images[indices], self.labels[indices])
-        index = range(len(self))[operator.index(index)]
-        return self.images[index], self.labels[index]
+            return jax.tree.map(lambda array: array[indices], self)
+        number = range(len(self))[operator.index(index)]
+        return self.images[number], None if self.labels is None else self.labels[number]
 
 
 class Splits(NamedTuple):
@@ -77,10 +78,13 @@ class Splits(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The input of one step: x float [b, h*w] with pixels in [0, 1], y int32 [b], mask bool [b], False for padding."""
+    """The input of one step: x float [b, h*w] with pixels in [0, 1], y int32 [b], mask bool [b], False for padding.
+
+    Images without labels have the y None.
+    """
 
     x: jax.Array
-    y: jax.Array
+    y: Any  # jax.Array or None
     mask: jax.Array
 
 

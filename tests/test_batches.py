@@ -23,6 +23,18 @@ def test_every_image_exactly_once(count, batch_size, shuffle, epoch):
     assert mask[:-1].all()
 
 
+def test_images_need_no_labels():
+    images = numbered(5).images
+    dataset = Dataset(images)
+    assert len(dataset) == 5
+    assert dataset[1][1] is dataset[3:].labels is dataset[[0, 2]].labels is None
+    np.testing.assert_array_equal(dataset[[4, 1]].images, images[[4, 1]])
+    batch = make_batch(images)
+    np.testing.assert_array_equal(batch.x, make_batch(images, numbered(5).labels).x)
+    assert batch.y is None
+    assert batch.mask.tolist() == [True] * 5
+
+
 def test_order_is_a_function_of_key_and_epoch():
     orders = [
         np.asarray(epoch_indices(jax.random.key(seed), epoch, 1000, 1000)[0][0])

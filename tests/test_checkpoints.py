@@ -77,6 +77,27 @@ def test_damaged_params_file_raises(tmp_path, params, damage):
         load_params(path, params)
 
 
+def test_parameters_of_the_other_x64_mode_name_it(tmp_path, params):
+    path = tmp_path / "model.safetensors"
+    save_params(path, params)
+    with jax.enable_x64(True):
+        like = jax.eval_shape(lambda: init_params(jax.random.key(0), (6, 4, 1)))
+        with pytest.raises(ValueError, match=r"must be float64 .*, got float32 .*; set JAX_ENABLE_X64 as it was"):
+            load_params(path, like)
+        save_params(path, init_params(jax.random.key(0), (6, 4, 1)))
+    with pytest.raises(ValueError, match=r"must be float32 .*, got float64 .*; set JAX_ENABLE_X64 as it was"):
+        load_params(path, params)
+
+
+def test_parameters_within_a_checkpoint(tmp_path, params):
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, {"last": {"params": params, "key": jax.random.key(1)}, "best": {"params": params[:1]}})
+    loaded = load_params(path, params, within="last.params")
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    with pytest.raises(ValueError, match="has no"):
+        load_params(path, params, within="best.params")
+
+
 def test_missing_file_raises(tmp_path, params):
     with pytest.raises(FileNotFoundError, match="nothing: there is no such file"):
         load_params(tmp_path / "nothing", params)

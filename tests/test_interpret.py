@@ -32,6 +32,8 @@ def test_logits_do_not_depend_on_the_batch_size(tiny, batch_size):
     expected = jax.jit(model.apply)(params, make_batch(tiny.train.images, tiny.train.labels).x)
     logits = predict_logits(model, params, tiny.train, batch_size=batch_size)
     np.testing.assert_allclose(logits, expected, atol=1e-6)
+    unlabeled = predict_logits(model, params, Dataset(tiny.train.images), batch_size=batch_size)
+    np.testing.assert_array_equal(unlabeled, logits)
 
 
 def test_confused_pairs_are_sorted_and_off_the_diagonal():

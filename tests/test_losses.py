@@ -20,6 +20,12 @@ def test_one_loss_per_example_with_or_without_a_last_axis_of_1(function):
 
 
 @pytest.mark.parametrize("function", ONE_COLUMN)
+def test_a_column_for_each_class_names_the_loss_that_takes_them(function):
+    with pytest.raises(ValueError, match=r"logits \(3, 10\) and labels \(3,\); softmax_cross_entropy takes a column"):
+        function(jnp.zeros((3, 10)), jnp.zeros(3, jnp.int32))
+
+
+@pytest.mark.parametrize("function", ONE_COLUMN)
 @pytest.mark.parametrize("labels", [(3, 1), (2,), (3, 3)])
 def test_shapes_that_would_broadcast_are_rejected(function, labels):
     with pytest.raises(ValueError, match=r"logits \(3,\) and labels \("):

@@ -1,8 +1,10 @@
 """Conversion of parameters to and from a PyTorch state_dict of NumPy arrays, without PyTorch."""
 
+import inspect
 import itertools
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +180,29 @@ def test_state_dict_that_does_not_fit_raises_with_the_entry(change, message):
     change(state_dict)
     with pytest.raises(ValueError, match=message):
         from_state_dict(state_dict, abstract_params(mlp(SIZES)))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda d: {"epoch": 3, "state_dict": d}, r"got \{'epoch': 'int', .*; give checkpoint\['state_dict'\]$"),
+        (
+            lambda d: {"model": d, "optimizer": {"state": {}, "param_groups": []}},
+            r"got .*; give checkpoint\['model'\]$",
+        ),
+        (
+            lambda d: {"state_dict": {f"model.{n}": a for n, a in d.items()}},
+            r"got .*; give checkpoint\['state_dict'\]$",
+        ),
+        (lambda d: {"epoch": 3}, r"got \{'epoch': 'int'\}$"),
+        (lambda d: list(d.items()), "got list$"),
+        (lambda d: SimpleNamespace(state_dict=lambda: d), r"got SimpleNamespace; give module\.state_dict\(\)$"),
+    ],
+)
+def test_what_holds_a_state_dict_is_refused_with_what_to_give(wrap, message):
+    unchecked = inspect.unwrap(from_state_dict)  # without the tests' own check of argument types
+    with pytest.raises(ValueError, match=r"state_dict must map names to tensors or arrays, " + message):
+        unchecked(wrap(numbered((30, 784), (1, 30))), abstract_params(mlp(SIZES)))
 
 
 def test_parameters_without_pytorch_equivalent_raise():

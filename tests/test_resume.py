@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.numpy
 
@@ -84,6 +85,54 @@ def test_different_settings_are_refused_and_nothing_is_written(run, capsys):
         assert resumed(run, *options) == 2
         assert re.search(message, capsys.readouterr().err)
         assert contents_of(run) == before
+
+
+def test_refusal_names_the_way_to_go_on_with_other_settings(run, capsys):
+    assert resumed(run, "--learning-rate", "0.1") == 2
+    assert f"; --init {run} starts a new run from its parameters" in capsys.readouterr().err
+
+
+ONE_MORE = ["--epochs", "1", "--learning-rate", "1e-12", "--batch-size", "1024", "--platform", "cpu"]
+
+
+def test_new_run_starts_from_the_parameters_of_another(run, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "new")]
+    assert train.main([*ONE_MORE, "--init", str(run), *out]) == 0
+    assert f"starting from {run}/model.safetensors" in capsys.readouterr().out
+    last = [float(history_of(path)[-1]["valid_loss"]) for path in (run, tmp_path / "new")]
+    assert last[0] == pytest.approx(last[1], rel=1e-6)
+    # Resumed, it is known by the parameters that it started from.
+    again = ["--resume", str(tmp_path / "new")]
+    assert train.main([*ONE_MORE, *again]) == 2
+    assert "init_sha256" in capsys.readouterr().err
+    assert train.main([*ONE_MORE, *again, "--init", str(run)]) == 0
+
+
+@pytest.mark.slow
+def test_seeds_start_from_the_same_parameters(run, tmp_path):
+    assert train.main([*ONE_MORE, "--seeds", "3", "--init", str(run), "--out", str(tmp_path / "new")]) == 0
+    result = json.loads((tmp_path / "new" / "result.json").read_text())
+    assert set(result["accuracies"]) == {float(history_of(run)[-1]["accuracy"])}
+
+
+def test_without_a_model_a_new_run_starts_from_the_newest_checkpoint(run, tmp_path, capsys):
+    (run / "model.safetensors").unlink()
+    last = safetensors.numpy.load_file(run / "checkpoint-6.safetensors")["last.params.0.weights"]
+    for init in (run, run / "checkpoint-6.safetensors"):
+        assert train.main([*ONE_MORE, "--init", str(init), "--out", str(tmp_path / "new")]) == 0
+        assert f"starting from {run}/checkpoint-6.safetensors" in capsys.readouterr().out
+        saved = safetensors.numpy.load_file(tmp_path / "new" / "model.safetensors")["0.weights"]
+        np.testing.assert_allclose(saved, last, atol=1e-7)
+
+
+def test_parameters_to_start_from_that_do_not_fit_are_refused(run, tmp_path, capsys):
+    before = contents_of(run)
+    for options, message in (([run, "--hidden", "20"], r"model\.safetensors: 0\.weights must be .*\[784, 20\]"),
+                             ([tmp_path / "none"], r"none/model\.safetensors: there is no such file"),
+                             ([run, "--out", run], r"--init .* must not be in .*give another --out")):  # fmt: skip
+        assert train.main([*ONE_MORE, "--out", str(tmp_path / "new"), "--init", *map(str, options)]) == 2
+        assert re.search(message, capsys.readouterr().err)
+    assert contents_of(run) == before
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
-from jax_mnist import EpochRecord, init_state, load_run, runs
+from jax_mnist import EpochRecord, init_state, load_run, make_batch, read_photo, runs
 from jax_mnist.recipes import RECIPES, make_learner
 from jax_mnist.runs import (
     Progress,
@@ -26,8 +27,9 @@ from jax_mnist.runs import (
     write_results,
 )
 
+ROOT = Path(__file__).parents[1]
 LINEAR = RECIPES["chapter-linear"]
-OPTIONS = {"seed": 0, "hold_out": 0, "deterministic": False, "early_stopping": False}
+OPTIONS = {"initial_params": None, "seed": 0, "hold_out": 0, "deterministic": False, "early_stopping": False}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,21 @@ def same(one, other):
 
 def names(directory):
     return sorted(path.name for path in directory.iterdir())
+
+
+def test_code_of_the_page_on_commands_reads_a_run(tmp_path, monkeypatch, mnist, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/commands.md").read_text(encoding="utf-8"), re.DOTALL)
+    recipe = RECIPES["mnist"]._replace(hidden=(8,))
+    model = make_learner(recipe, 60_000, 10).model
+    params = model.init(jax.random.key(0))
+    config = recipe._asdict() | {"classes": list("0123456789"), "train_count": 60_000}
+    (tmp_path / "runs/mnist").mkdir(parents=True)
+    write_results(tmp_path / "runs/mnist", params, [], config, {})
+    Image.fromarray(mnist.valid.images[18]).save(tmp_path / "three.jpg", quality=95)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    batch = make_batch(read_photo("three.jpg")[None])
+    assert capsys.readouterr().out == f"{int(model.apply(params, batch.x).argmax())}\n"
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ from jax_mnist import (
     batches,
     cnn,
     evaluate,
+    evaluation_params,
     fit,
     fit_epochs,
     flax_mlp,
@@ -29,10 +31,12 @@ from jax_mnist import (
     mlp,
     mnist_loss,
     random_shift,
+    save_params,
     softmax_cross_entropy,
     train_epoch,
     train_step,
     update,
+    with_ema,
 )
 from jax_mnist.models import mixed_precision
 from jax_mnist.models.flax import Mlp
@@ -358,6 +362,37 @@ def test_images_without_labels_are_refused(tiny):
         evaluate(learner, linear().init(jax.random.key(0)), short)
     with pytest.raises(ValueError, match=r"labels .*\[20\].*\[30\]"):
         make_batch(short.images, short.labels)
+
+
+def test_dataset_without_labels_is_not_trained_on(tiny):
+    with pytest.raises(ValueError, match="must have labels, got only images"):
+        fit(jax.random.key(0), LEARNER, Splits(Dataset(tiny.train.images), tiny.valid), epochs=1)
+    with pytest.raises(ValueError, match="must have labels, got only images"):
+        evaluate(LEARNER, LEARNER.model.init(jax.random.key(0)), Dataset(tiny.train.images))
+
+
+def test_equinox_module_trains_after_its_arrays_are_separated(tiny, tmp_path):
+    module = eqx.nn.MLP(784, 1, 8, 1, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"only arrays, got relu at activation; .*eqx\.partition"):
+        init_state(jax.random.key(0), LEARNER._replace(model=Model(lambda key: module, lambda params, x: x)))
+    with pytest.raises(ValueError, match=r"only arrays, got relu at activation; .*eqx\.partition"):
+        evaluate(LEARNER, module, tiny.valid)
+    with pytest.raises(ValueError, match=r"only arrays, got relu at activation; .*eqx\.partition"):
+        save_params(tmp_path / "model.safetensors", module)
+    params, static = eqx.partition(module, eqx.is_array)
+    learner = LEARNER._replace(model=Model(lambda key: params, lambda p, x: jax.vmap(eqx.combine(p, static))(x)))
+    _, history = fit(jax.random.key(0), learner, tiny, epochs=3)
+    assert history.train_loss[-1] < history.train_loss[0]
+
+
+def test_training_starts_from_given_parameters(tiny):
+    optimizer = with_ema(optax.adam(1e-3), 0.9)
+    trained, _ = fit(jax.random.key(0), LEARNER, tiny, epochs=1)
+    model = LEARNER.model._replace(init=lambda key: trained.params)
+    state = init_state(jax.random.key(1), LEARNER._replace(model=model, optimizer=optimizer))
+    assert_same_bits(state.params, trained.params)
+    assert_same_bits(evaluation_params(state), trained.params)
+    assert int(state.epoch) == 0
 
 
 def test_float_pixels_in_0_to_255_are_refused(tiny):

@@ -105,7 +105,7 @@ def predict(params: Layers, x: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim < 1 or x.shape[-1] != inputs:
         raise ValueError(
             f"x must be float [b, {inputs}] with pixels in [0, 1], got {x.dtype} {list(x.shape)}; "
-            "make_batch(images, labels).x converts images to this form"
+            "make_batch(images).x converts images to this form"
         )
     *hidden, last = params
     activations = jnp.asarray(x)

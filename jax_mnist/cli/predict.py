@@ -73,9 +73,9 @@ def _logits(path: Path, images: np.ndarray) -> tuple[Any, tuple[str, ...]]:
     """Return the logits of a run, or of an exported file, for images uint8 [n, h, w], and the class names."""
     if not path.is_file():
         trained = load_run(path)
-        dataset = Dataset(images, np.zeros(len(images), np.int32))
         size = min(len(images), _BATCH_SIZE)
-        return predict_logits(trained.learner.model, trained.params, dataset, batch_size=size), trained.classes
+        logits = predict_logits(trained.learner.model, trained.params, Dataset(images), batch_size=size)
+        return logits, trained.classes
     exported = load_exported(path)
     if exported.image_shape != images.shape[1:]:
         raise ValueError(f"{path}: must take images of {images.shape[1:]}, got {exported.image_shape}")

@@ -20,7 +20,15 @@ from ..analysis import ensemble_labels, summarize
 from ..data.load import known_names
 from ..files import make_writable
 from ..recipes import RECIPES, make_learner, make_schedule, read_data
-from ..runs import Progress, best_record, restore_progress, run_settings, save_progress, write_results
+from ..runs import (
+    Progress,
+    best_record,
+    load_initial_params,
+    restore_progress,
+    run_settings,
+    save_progress,
+    write_results,
+)
 from ..training.ema import evaluation_params
 from ..training.evaluation import evaluate_params
 from ..training.loop import fit_epochs, init_state
@@ -69,6 +77,8 @@ class TrainConfig:
     """Exit with code 1 if the accuracy, the mean over the seeds, is lower; in [0, 1]."""
     out: Path = Path("runs/last")
     """Directory for the model, its history, checkpoints and pictures."""
+    init: Annotated[Path | None, optional("RUN", "random parameters")] = None
+    """Start a new run from the parameters of RUN, a directory or a checkpoint in it."""
     resume: Annotated[Path | None, optional("RUN")] = None
     """Continue RUN from its newest valid checkpoint, or from the beginning; replaces --out."""
     checkpoint_every: Annotated[int | None, optional("INT", "every 5 seconds")] = None
@@ -119,6 +129,12 @@ def train(config: TrainConfig) -> int:
 
     # Learner.
     learner = make_learner(recipe, len(splits.train), len(classes))
+    initial_params = None
+    if config.init:
+        like = jax.eval_shape(learner.model.init, jax.random.key(0))
+        initial_params, path = load_initial_params(config.init, like)
+        learner = learner._replace(model=learner.model._replace(init=lambda key: initial_params))
+        console.print(f"starting from {path}")
     state = init_state(jax.random.key(config.seed), learner)
     # The pictures need matplotlib: a thread imports it while XLA compiles the loop.
     if is_first:
@@ -127,6 +143,7 @@ def train(config: TrainConfig) -> int:
     settings = run_settings(
         recipe,
         splits,
+        initial_params=initial_params,
         seed=config.seed,
         hold_out=config.hold_out,
         deterministic=config.deterministic,
@@ -192,7 +209,9 @@ def train(config: TrainConfig) -> int:
                     if is_first:  # save the state before this epoch, not the one that diverged
                         with lock:
                             path = save_progress(directory, progress, settings)
-                        reason += f"; the last good state, of epoch {record.epoch - 1}, is in {path}"
+                        reason += (
+                            f"; the last good state, of epoch {record.epoch - 1}, is in {path}: --init continues it"
+                        )
                     raise ValueError(reason)
                 with lock:
                     progress = progress.add(to_local(state), record)
@@ -247,6 +266,10 @@ def _check(config: TrainConfig) -> None:
         raise ValueError("--patience and --seeds are mutually exclusive: all seeds train for the same epochs")
     if config.resume is not None and config.out not in (TrainConfig.out, config.resume):
         raise ValueError(f"--resume {config.resume} writes to that directory: leave out --out {config.out}")
+    if config.init is not None:
+        source, written = config.init.parent if config.init.is_file() else config.init, config.resume or config.out
+        if source.resolve() == written.resolve():
+            raise ValueError(f"--init {config.init} must not be in {written}, which is written: give another --out")
 
 
 def _early_stop(progress: Progress, patience: int | None) -> str | None:

@@ -15,24 +15,26 @@ from ..types import ArrayLike, Batch, Dataset
 
 
 def make_batch(
-    images: Num[ArrayLike, "b h w"], labels: Integer[ArrayLike, "..."], mask: Bool[ArrayLike, " b"] | None = None
+    images: Num[ArrayLike, "b h w"],
+    labels: Integer[ArrayLike, "..."] | None = None,
+    mask: Bool[ArrayLike, " b"] | None = None,
 ) -> Batch:
     """Return a batch of the given images, flattened, with pixels in [0, 1].
 
-    `images` [b, h, w] are uint8 or float in [0, 1], `labels` int [b]; `mask` bool [b] is False for padding, by default
-    True for all. Returns Batch(x [b, h*w], y [b], mask [b]). Raises ValueError if the lengths differ or float pixels
-    are in 0..255.
+    `images` [b, h, w] are uint8 or float in [0, 1], `labels` int [b], which a prediction does not need; `mask` bool [b]
+    is False for padding, by default True for all. Returns Batch(x [b, h*w], y [b] or None, mask [b]). Raises
+    ValueError if the lengths differ or float pixels are in 0..255.
 
     >>> import numpy as np
     >>> make_batch(np.zeros((2, 28, 28), np.uint8), np.array([1, 0], np.int32)).x.shape
     (2, 784)
     """
-    if labels.shape != images.shape[:1]:
+    if labels is not None and labels.shape != images.shape[:1]:
         raise ValueError(f"labels must be [{len(images)}] for images {list(images.shape)}, got {list(labels.shape)}")
     check_pixels(images)
     pixels = to_float(images)
-    mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask)
-    return Batch(pixels.reshape(len(pixels), -1), jnp.asarray(labels), mask)
+    mask = jnp.ones(len(images), bool) if mask is None else jnp.asarray(mask)
+    return Batch(pixels.reshape(len(pixels), -1), None if labels is None else jnp.asarray(labels), mask)
 
 
 @jax.jit(static_argnames="count")
@@ -98,7 +100,8 @@ def take_batch(dataset: Dataset, indices: Int[ArrayLike, " b"], mask: Bool[Array
     >>> take_batch(dataset, jnp.array([4, 2]), jnp.array([True, True])).y
     Array([4, 2], dtype=int32)
     """
-    return make_batch(jnp.asarray(dataset.images)[indices], jnp.asarray(dataset.labels)[indices], mask)
+    images, labels = jax.tree.map(lambda array: jnp.asarray(array)[indices], (dataset.images, dataset.labels))
+    return make_batch(images, labels, mask)
 
 
 def map_batches(function: Callable[[Batch], Any], dataset: Dataset, batch_size: int, mesh: Mesh | None = None) -> Any:

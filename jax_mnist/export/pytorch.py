@@ -54,12 +54,15 @@ def from_state_dict(
     and maps our names to PyTorch's: {"hidden": "0", "head": "2"}. Raises ValueError, naming the entry and what was
     expected, if an entry is missing, unexpected or of the wrong shape, or if layers of equal shape are ambiguous.
 
+    A checkpoint that holds the state_dict under a name, or a module itself, is refused, with what to give.
+
     >>> from jax_mnist import Layer
     >>> like = (Layer(np.zeros((2, 1), np.float32), np.zeros(1, np.float32)),)
     >>> params = from_state_dict({"0.weight": np.array([[3.0, 4.0]]), "0.bias": np.array([5.0])}, like)
     >>> params[0].weights.tolist(), params[0].bias.tolist()
     ([[3.0], [4.0]], [5.0])
     """
+    _check_is_state_dict(state_dict)
     layers = _layers(like)
     torch_layers = _build_order(list(dict.fromkeys(name.rpartition(".")[0] for name in state_dict)))
     entries = _entries(layers, _match(layers, torch_layers, names), feature_map)
@@ -91,6 +94,22 @@ def to_state_dict(
     entries = _entries(layers, names, feature_map)
     leaves = dict(jax.tree_util.tree_flatten_with_path(jax.device_get(params))[0])
     return {entry.name: _to_torch(leaves[entry.path], entry) for entry in entries}
+
+
+def _check_is_state_dict(state_dict: Any) -> None:
+    """Raise ValueError, with what to give instead, if something is not a mapping of names to arrays."""
+
+    def is_state_dict(value: Any) -> bool:
+        return isinstance(value, Mapping) and all(hasattr(array, "shape") for array in value.values())
+
+    if is_state_dict(state_dict):
+        return
+    got, hint = type(state_dict).__name__, "; give module.state_dict()" if hasattr(state_dict, "state_dict") else ""
+    if isinstance(state_dict, Mapping):
+        others = {name: type(value).__name__ for name, value in state_dict.items() if not hasattr(value, "shape")}
+        inner = [name for name, value in state_dict.items() if value and is_state_dict(value)]
+        got, hint = str(others), f"; give checkpoint[{inner[0]!r}]" if inner else ""
+    raise ValueError(f"state_dict must map names to tensors or arrays, got {got}{hint}")
 
 
 def _to_ours(array: np.ndarray, entry: _Entry) -> np.ndarray:

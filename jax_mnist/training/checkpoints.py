@@ -15,6 +15,7 @@ import safetensors.numpy
 
 from ..files import atomic_write, name_parse_errors, name_write_errors
 from ..types import EpochRecord, Params
+from .evaluation import check_params
 
 FORMAT = "jax_mnist checkpoint 2"
 _CHECKSUM = re.compile(rb'"sha256":"([0-9a-f]{64})"')
@@ -37,7 +38,8 @@ class DifferentRunError(ValueError):
 def save_params(path: str | Path, params: Params) -> None:
     """Write parameters to a safetensors file, keyed by pytree path ("0.weights").
 
-    Replaces an existing file atomically. Raises OSError if the file cannot be written.
+    Replaces an existing file atomically. Raises OSError if the file cannot be written, and ValueError if the parameters
+    are not arrays.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
@@ -45,18 +47,22 @@ def save_params(path: str | Path, params: Params) -> None:
     >>> load_params(path, {"bias": np.zeros(3, np.float32)})
     {'bias': Array([1., 1., 1.], dtype=float32)}
     """
+    check_params(params)
     _write(path, safetensors.numpy.save(_tensors(params)))
 
 
-def load_params(path: str | Path, like: Params) -> Params:
-    """Read the parameters that `save_params` wrote.
+def load_params(path: str | Path, like: Params, *, within: str = "") -> Params:
+    """Read the parameters that `save_params` wrote, or those `within` a larger pytree that `save_checkpoint` wrote.
 
-    `like` is a pytree with the expected shapes and dtypes, such as `jax.eval_shape(model.init, key)`. Raises
-    FileNotFoundError if the file does not exist, and ValueError, naming the file and the array, if the file is damaged
-    or holds other parameters.
+    `like` is a pytree with the expected shapes and dtypes, such as `jax.eval_shape(model.init, key)`. `within` is a
+    pytree path, such as "params" for a TrainState. Raises FileNotFoundError if the file does not exist, and ValueError,
+    naming the file and the array, if the file is damaged or holds other parameters.
     """
     tensors, _ = _read(path, "a model's parameters")
-    return _restore(path, tensors, like)
+    prefix = f"{within}." if within else ""
+    return _restore(
+        path, {n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)}, like
+    )
 
 
 def save_checkpoint(
@@ -169,8 +175,10 @@ def _restore(path: str | Path, tensors: dict[str, Any], like: Any) -> Any:
     for name, wanted in expected.items():
         found = tensors[name]
         if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            hint = "; set JAX_ENABLE_X64 as it was when the file was written" if found.dtype != wanted.dtype else ""
             raise ValueError(
                 f"{path}: {name} must be {wanted.dtype} {list(wanted.shape)}, got {found.dtype} {list(found.shape)}"
+                + (hint if {str(found.dtype), str(wanted.dtype)} <= {"float32", "float64"} else "")
             )
     return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(tensors[name]) for name in expected])
 
@@ -182,7 +190,7 @@ def _tensors(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.numpy.issubdtype(jax.numpy.result_type(leaf), jax.dtypes.prng_key)
 
 
 def _by_path(tree: Any) -> dict[str, Any]:

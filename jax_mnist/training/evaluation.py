@@ -83,8 +83,11 @@ def check_model_and_data(
     No logits are computed: the shapes are traced, and the smallest and largest label and float pixel are looked up.
     """
     check_batch_size(batch_size)
+    check_params(params)
     if len(dataset) == 0:
         raise ValueError("the dataset must have images, got 0 images")
+    if dataset.labels is None:
+        raise ValueError("the dataset must have labels, got only images; analysis.predict_logits needs none")
     if dataset.labels.shape != dataset.images.shape[:1]:
         raise ValueError(
             f"the dataset must have one label for each image, [n], got images {list(dataset.images.shape)} and labels "
@@ -110,3 +113,20 @@ def check_model_and_data(
     losses = jax.eval_shape(loss_fn, logits, labels)
     if losses.shape != (batch_size,):
         raise ValueError(f"loss_fn must return one loss per example, [{batch_size}], got {list(losses.shape)}")
+
+
+def check_params(params: Params) -> None:
+    """Raise ValueError if a leaf of the parameters is not an array or a number, which names it.
+
+    >>> check_params({"weights": np.zeros(3), "activation": len})
+    Traceback (most recent call last):
+    ValueError: params must hold only arrays, got len at activation; of an Equinox module, params are the first of \
+eqx.partition(module, eqx.is_array), and apply joins both with eqx.combine
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
+            raise ValueError(
+                f"params must hold only arrays, got {getattr(leaf, '__name__', type(leaf).__name__)} at "
+                f"{jax.tree_util.keystr(path, simple=True, separator='.')}; of an Equinox module, params are the first "
+                "of eqx.partition(module, eqx.is_array), and apply joins both with eqx.combine"
+            )

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..data.batches import epoch_indices, take_batch, use_mesh
 from ..types import Batch, Dataset, EpochRecord, History, Learner, Params, Splits, TrainState
 from .ema import apply_model_updates, evaluation_params, update_ema
-from .evaluation import check_model_and_data, evaluate_params
+from .evaluation import check_model_and_data, check_params, evaluate_params
 from .mesh import replicate
 from .optimizers import init_optimizer, update_optimizer
 
@@ -27,8 +27,9 @@ def init_state(key: PRNGKeyArray, learner: Learner) -> TrainState:
     """Return the state before the first epoch, computed by one compiled function.
 
     The key is split into one for the parameters and one that the state carries. Inside another program the result is
-    the same up to rounding. Raises ValueError if the optimizer
-    cannot be initialized with the model's parameters, with optax's reason.
+    the same up to rounding. To start from given parameters, replace the model's `init`:
+    `learner._replace(model=model._replace(init=lambda key: params))`. Raises ValueError if the parameters are not
+    arrays, or if the optimizer cannot be initialized with them, with optax's reason.
 
     >>> from jax_mnist import linear, mnist_loss
     >>> init_state(jax.random.key(0), Learner(linear(), mnist_loss, optax.sgd(1.0))).epoch
@@ -42,7 +43,9 @@ def init_state(key: PRNGKeyArray, learner: Learner) -> TrainState:
 
 def _first_state(key: PRNGKeyArray, init: Callable[..., Params], optimizer: Any) -> TrainState:
     params_key, state_key = jax.random.split(key)
-    params = jax.tree.map(_strong, init(params_key))
+    params = init(params_key)
+    check_params(params)
+    params = jax.tree.map(_strong, params)
     return TrainState(params, init_optimizer(optimizer, params), jnp.zeros((), jnp.int32), state_key)
 
 
