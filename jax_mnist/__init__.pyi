@@ -8,6 +8,7 @@ from .data.load import load as load, class_names as class_names, hold_out as hol
 from .types import Dataset as Dataset, Splits as Splits, Batch as Batch
 from .data.batches import make_batch as make_batch, batches as batches
 from .data.augment import random_shift as random_shift, random_rotation as random_rotation
+from .data.augment import random_affine as random_affine
 from .data.photos import read_photo as read_photo
 
 # The chapter by hand

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import optax
 
-from .data.augment import random_rotation, random_shift
+from .data.augment import random_affine, random_shift
 from .data.load import class_names, hold_out, load, load_train
 from .losses import mnist_loss, softmax_cross_entropy
 from .models.dense import linear, mlp
@@ -235,15 +235,9 @@ def _make_model(recipe: Recipe, columns: int) -> Model:
 
 
 def _make_augment(recipe: Recipe) -> Augment | None:
-    if not recipe.shift and not recipe.rotation:
-        return None
-
-    def augment(key: Any, x: Any) -> Any:
-        shift_key, rotation_key = jax.random.split(key)
-        x = random_rotation(rotation_key, x, recipe.rotation) if recipe.rotation else x
-        return random_shift(shift_key, x, recipe.shift) if recipe.shift else x
-
-    return augment
+    if recipe.rotation:
+        return functools.partial(random_affine, max_shift=recipe.shift, max_degrees=recipe.rotation)
+    return functools.partial(random_shift, max_shift=recipe.shift) if recipe.shift else None
 
 
 def _check(recipe: Recipe, class_count: int) -> None:

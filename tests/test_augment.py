@@ -5,7 +5,18 @@ import optax
 import pytest
 import scipy.ndimage
 
-from jax_mnist import Learner, fit, fit_epochs, init_state, mlp, mnist_loss, random_rotation, random_shift, train_epoch
+from jax_mnist import (
+    Learner,
+    fit,
+    fit_epochs,
+    init_state,
+    mlp,
+    mnist_loss,
+    random_affine,
+    random_rotation,
+    random_shift,
+    train_epoch,
+)
 
 
 @pytest.fixture
@@ -38,17 +49,34 @@ def test_rotation_matches_scipy_at_an_angle_within_the_bounds(x):
     assert np.std(angles) > 1
 
 
-@pytest.mark.parametrize("augment", [random_shift, random_rotation])
+def test_affine_is_a_rotation_then_a_shift(x):
+    """The shift also reads what the rotation alone moves out of the image, so the outermost pixels may differ."""
+    rotated = np.asarray(random_affine(jax.random.key(3), x, 0, 10)).reshape(-1, 28, 28)
+    moved = np.asarray(random_affine(jax.random.key(3), x, 1, 10)).reshape(-1, 28, 28)
+    moves = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    seen = set()
+    for before, after in zip(rotated, moved, strict=True):
+        errors = [np.abs(np.roll(before, move, (0, 1)) - after)[2:-2, 2:-2].max() for move in moves]
+        assert min(errors) < 1e-5
+        seen.add(moves[int(np.argmin(errors))])
+    assert seen == set(moves)
+
+
+@pytest.mark.parametrize("augment", [random_shift, random_rotation, random_affine])
 def test_result_is_a_function_of_the_key_and_zero_is_the_identity(x, augment):
     one, again, other = (augment(jax.random.key(seed), x) for seed in (0, 0, 1))
     assert (one == again).all()
     assert (one != other).any()
-    np.testing.assert_allclose(augment(jax.random.key(0), x, 0), x, atol=1e-5)
+    zeros = (0, 0) if augment is random_affine else (0,)
+    np.testing.assert_allclose(augment(jax.random.key(0), x, *zeros), x, atol=1e-5)
 
 
 def test_other_image_shapes(x):
     wide = x[:, : 14 * 28]
     assert random_shift(jax.random.key(0), wide, 1, (14, 28)).shape == (200, 392)
+    whole = x[:, : 27 * 28].reshape(200, 27, 28)
+    turned = random_affine(jax.random.key(0), whole.reshape(200, -1), 0, 0, (27, 28))
+    np.testing.assert_allclose(turned.reshape(200, 27, 28), whole, atol=1e-5)
 
 
 LEARNER = Learner(mlp((784, 16, 1)), mnist_loss, optax.sgd(0.1), batch_size=8)

@@ -40,15 +40,36 @@ def random_rotation(
     >>> random_rotation(jax.random.key(0), x).shape
     (3, 784)
     """
-    angles = jnp.deg2rad(jax.random.uniform(key, (len(x),), x.dtype, -max_degrees, max_degrees))
-    images = x.reshape(-1, *image_shape)
-    return jax.vmap(_rotate)(images, angles).reshape(x.shape)
+    return random_affine(key, x, 0, max_degrees, image_shape)
 
 
-def _rotate(image: Float[Array, "h w"], angle: Float[Array, ""]) -> Float[Array, "h w"]:
-    """Rotate one image by `angle` radians, clockwise if rows are drawn downward."""
+def random_affine(
+    key: PRNGKeyArray,
+    x: Float[Array, "b i"],
+    max_shift: int = 2,
+    max_degrees: float | int = 10,
+    image_shape: Sequence[int] = (28, 28),
+) -> Float[Array, "b i"]:
+    """Rotate each image as `random_rotation` does, and then shift it as `random_shift` does, in one interpolation.
+
+    What the rotation moves out of the image can so come back by the shift. One after the other, they take three times
+    as long on a CPU, where XLA merges them and rotates again for each pixel that the shift reads. Returns an array of
+    the shape of `x`.
+
+    >>> x = jnp.ones((3, 784))
+    >>> random_affine(jax.random.key(0), x).shape
+    (3, 784)
+    """
+    rotation_key, shift_key = jax.random.split(key)
+    angles = jnp.deg2rad(jax.random.uniform(rotation_key, (len(x),), x.dtype, -max_degrees, max_degrees))
+    shifts = jax.random.randint(shift_key, (len(x), 2), -max_shift, max_shift + 1).astype(x.dtype)
+    return jax.vmap(_transform)(x.reshape(-1, *image_shape), angles, shifts).reshape(x.shape)
+
+
+def _transform(image: Float[Array, "h w"], angle: Float[Array, ""], shift: Float[Array, "2"]) -> Float[Array, "h w"]:
+    """Rotate one image by `angle` radians, clockwise if rows are drawn downward, then translate it by `shift`."""
     centre = (jnp.array(image.shape, image.dtype) - 1) / 2
-    y, x = jnp.indices(image.shape, dtype=image.dtype) - centre[:, None, None]
+    y, x = jnp.indices(image.shape, dtype=image.dtype) - (centre + shift)[:, None, None]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     # For each pixel of the result, the position in the image to read from.
     positions = [cos * y - sin * x + centre[0], sin * y + cos * x + centre[1]]
