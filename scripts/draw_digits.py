@@ -39,7 +39,7 @@ class DrawConfig:
 
 def draw(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Return a digit uint8 [28, 28] as a drawing uint8 [200, 200] by another hand and another pen, dark on light."""
-    large = np.pad(ndimage.zoom(image / 255, SCALE, order=3), MARGIN)
+    large = np.pad(np.asarray(ndimage.zoom(image / 255, SCALE, order=3)), MARGIN)
     # The hand: rotation, slant and proportions, each normal, and a smooth displacement of up to 7 pixels.
     angle, slant, aspect = rng.normal(0, np.deg2rad(10)), rng.normal(0, 0.2), np.exp(rng.normal(0, 0.1))
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -51,7 +51,8 @@ def draw(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     large = ndimage.map_coordinates(large, np.moveaxis(positions, -1, 0) + displacement, order=1)
     # The pen: the distance from the edge of the ink, positive inside, above a threshold that thins or thickens it.
     ink = large > 0.45
-    distance = ndimage.distance_transform_edt(ink) - ndimage.distance_transform_edt(~ink)
+    inside, outside = (np.asarray(ndimage.distance_transform_edt(mask)) for mask in (ink, ~ink))
+    distance = inside - outside
     thickest_line = np.percentile(distance[ink], 80) - 1  # thinner, and parts of the digit would vanish
     stroke = distance > min(rng.uniform(-5, 3.5), thickest_line)
     opacity = ndimage.gaussian_filter(stroke.astype(float), rng.uniform(0.3, 1.3))
