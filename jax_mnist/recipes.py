@@ -78,8 +78,8 @@ RECIPES: dict[str, Recipe] = {
     "chapter": Recipe(),
     "chapter-linear": Recipe(model="linear", hidden=(), epochs=20, learning_rate=1.0),
     "threes-sevens-cnn": _CNN._replace(filters=(8, 16, 32), epochs=5, shift=2, rotation=10),
-    "mnist": _MNIST,
-    "mnist-cnn": _MNIST_CNN._replace(epochs=3, shift=1),
+    "mnist": _MNIST._replace(shift=1, rotation=15),
+    "mnist-cnn": _MNIST_CNN._replace(epochs=3, shift=1, rotation=10),
     "mnist-cnn-augmented": _MNIST_CNN._replace(epochs=12, shift=2, rotation=10),
     "fashion": _MNIST._replace(dataset="fashion_mnist"),
 }

@@ -124,7 +124,8 @@ MEMBERS = 64  # of fit_many, its default on these devices
 def programs() -> dict[str, Program]:
     """Return the programs by name: the training of three nets, and the other loops of the library."""
     nets = {preset: _learner(preset) for preset in ("chapter", "mnist", "mnist-cnn")}
-    nets |= {f"{name}, unroll 8": nets[name]._replace(unroll=8) for name in ("chapter", "mnist")}
+    nets["chapter, unroll 8"] = nets["chapter"]._replace(unroll=8)
+    nets["mnist, no augmentation, unroll 8"] = nets["mnist"]._replace(augment=None, unroll=8)
     return {name: _training(learner, _images(name)) for name, learner in nets.items()} | {
         "evaluation of mnist-cnn": _evaluation(nets["mnist-cnn"], 10_000),
         f"fit_many, {MEMBERS} chapter nets": _many(nets["chapter"], _images("chapter")),
