@@ -118,7 +118,8 @@ def test_two_datasets_in_a_directory_are_named(tmp_path):
 HIDDEN = [
     "train/3/._10.png", "train/3/.DS_Store", "train/3/Thumbs.db", "train/7/desktop.ini", "train/.DS_Store",
     "train/__MACOSX/3/1.png", "__MACOSX/train/3/._1.png", "valid/@eaDir/1.png", "train/3/@eaDir/10.png",
-    "valid/.ipynb_checkpoints/1.png", ".git/1.png", "Thumbs.db",
+    "valid/.ipynb_checkpoints/1.png", ".git/1.png", "Thumbs.db", "train/3/Thumbs.db:encryptable", "train/3/Icon\r",
+    "train/3/~$10.png", "train/#recycle/1.png", "valid/lost+found/1", "train/System Volume Information/1",
 ]  # fmt: skip
 
 
@@ -141,11 +142,29 @@ def test_every_picture_is_read_and_every_other_file_is_told(tmp_path):
     image.save(tmp_path / "train/3/more/1.JPEG", quality=100)
     (tmp_path / "train/7/readme.txt").write_text("mine")
     image.save(tmp_path / "train/loose.png")
+    image.save(tmp_path / "beside.png")
     (train, valid), notes = notes_of(tmp_path)
     assert train.labels.tolist() == [1] * 10 + [0] * 8
     assert train.images[:8, 0, 2].tolist() == valid.images[:8, 0, 2].tolist() == list(range(1, 9))
     assert train.images[8, 0, 2] == 99
-    assert notes == f"{tmp_path}: 1 .png file, 1 .txt file in the class folders or beside them left out"
+    assert notes == f"{tmp_path}: 2 .png files, 1 .txt file in the class folders or beside them left out"
+
+
+def test_part_whose_name_differs_in_case_only_is_named(tmp_path):
+    write_folder(tmp_path, parts=("Train", "valid"))
+    write_folder(tmp_path, parts=("train",))
+    (train, _), notes = notes_of(tmp_path)
+    assert len(train) == 6
+    assert notes.endswith(f"{tmp_path / 'train'} (6 .png files) is not used")
+
+
+def test_linked_folder_is_read_once(tmp_path):
+    write_folder(tmp_path / "digits")
+    write_folder(tmp_path / "more", classes=("8",), parts=("own",), names=("1.png",))
+    (tmp_path / "digits/train/3/more").symlink_to(tmp_path / "more/own/8")
+    (tmp_path / "digits/train/3/loop").symlink_to(tmp_path / "digits/train/3")
+    (train, _), notes = notes_of(tmp_path / "digits")
+    assert (train.labels.tolist(), notes) == ([1] * 4 + [0] * 3, "")
 
 
 @pytest.mark.parametrize("dark_on_light", [1.0, 0.5, 0.1])
@@ -179,6 +198,7 @@ MODES = {
     "white on transparent": lambda image: transparent(image, 255),
     "black on transparent": lambda image: transparent(image, 0),
     "16 bit": lambda image: Image.fromarray(np.asarray(image).astype(np.uint16) * 257),
+    "12 bit": lambda image: Image.fromarray(np.round(np.asarray(image) * (4095 / 255)).astype(np.uint16)),
     "1 bit": lambda image: image.point(lambda value: 255 * (value > 127)).convert("1"),
 }
 
@@ -202,6 +222,7 @@ TIFF_MODES = {
     "LAB": lambda image: Image.merge("LAB", [Image.fromarray(image), *[Image.new("L", (28, 28), 128)] * 2]),
     "float in [0, 1]": lambda image: Image.fromarray(image / np.float32(255)),
     "float in 0..255": lambda image: Image.fromarray(image.astype(np.float32)),
+    "float in [-1, 1]": lambda image: Image.fromarray(image / np.float32(127.5) - 1),
     "32 bit": lambda image: Image.fromarray(image.astype(np.int32)),
 }
 
@@ -302,6 +323,14 @@ def spoil_heic(path):
     (path / "valid/7/9.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
 
 
+def spoil_heic_called_jpg(path):
+    (path / "valid/7/9.jpg").write_bytes(b"\0\0\0\x18ftypheic")
+
+
+def spoil_empty(path):
+    (path / "valid/7/9.jpg").write_bytes(b"")
+
+
 def spoil_no_pictures(path):
     shutil.rmtree(path / "valid/7")
     (path / "valid/7").mkdir()
@@ -317,6 +346,8 @@ SPOILT = {
     r"valid/7/10\.png: .*not a readable picture \(UnidentifiedImageError: cannot identify": spoil_text,
     r"valid/7/10\.png: .*not a readable picture": spoil_truncated,
     r"valid/7/9\.HEIC: is a HEIC picture.* save it as JPEG or PNG": spoil_heic,
+    r"valid/7/9\.jpg: is a HEIC picture.* save it as JPEG or PNG": spoil_heic_called_jpg,
+    r"valid/7/9\.jpg: is an empty file": spoil_empty,
     r"valid/7: must contain pictures.* got 2 \.txt files": spoil_no_pictures,
     r"valid: classes must be among \['3', '7'\].* got \['8'\]": spoil_unknown_class,
 }
