@@ -106,6 +106,16 @@ def test_folder_without_validation_images_is_held_out_from(tmp_path, parts, monk
     assert main(options) == 2
     assert "give --hold-out" in capsys.readouterr().err
     assert main([*options, "--hold-out", "2"]) == 0
+    result = json.loads((tmp_path / ".run" / "result.json").read_text())
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / ".run")]) == 0
+    printed = capsys.readouterr().out
+    assert "or test; evaluating the images that the run held out" in printed
+    row = [cell.strip() for cell in printed.splitlines()[-2].split("│")]
+    assert row[2:5] == ["2", f"{result['loss']:.4f}", f"{result['accuracy']:.4f}"]
+    shutil.copytree(tmp_path / parts[0] / "3", tmp_path / "other" / "3")
+    shutil.copytree(tmp_path / parts[0] / "7", tmp_path / "other" / "7")
+    assert main(["evaluate", str(tmp_path / ".run"), "--dataset", str(tmp_path / "other")]) == 2
 
 
 def test_two_datasets_in_a_directory_are_named(tmp_path):

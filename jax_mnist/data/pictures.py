@@ -1,6 +1,5 @@
 """Opening of pictures of any format and mode, and their gray values."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ _WHITES = (1, 255, 1023, 4095, 16383, 65535)
 """The largest value of a float in [0, 1], and of 8, 10, 12, 14 and 16 bits: pixels of 12 bits are stored in 16."""
 
 
-def open_picture(path: Path, formats: Sequence[str] | None = None) -> Image.Image:
+def open_picture(path: Path, formats: tuple[str, ...] | None = None) -> Image.Image:
     """Open a picture of one of Pillow's `formats`, without decoding its pixels. Its contents, not its name, count.
 
     Raises ValueError, naming the file, if Pillow cannot open it.
