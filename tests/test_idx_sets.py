@@ -123,3 +123,14 @@ def test_idx_files_without_a_test_set_are_held_out_from(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"mine: has no t10k-images-idx3-ubyte and .* give --hold-out N"):
         load(tmp_path)
     assert len(load_train(tmp_path)) == 3
+
+
+def test_each_idx_file_in_a_folder_of_its_name_is_read(tmp_path):
+    write_mnist(tmp_path / "flat")
+    for file in sorted((tmp_path / "flat").iterdir()):
+        folder = tmp_path / "archive" / file.name
+        folder.mkdir(parents=True)
+        file.rename(folder / file.name.replace("-idx", ".idx"))
+    train, valid = load(tmp_path)
+    np.testing.assert_array_equal(train.images, images_of(3))
+    assert (train.labels.tolist(), valid.labels.tolist()) == ([0, 1, 2], [0, 1])
