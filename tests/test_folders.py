@@ -160,6 +160,26 @@ def test_every_picture_is_read_and_every_other_file_is_told(tmp_path):
     assert notes == f"{tmp_path}: 2 .png files, 1 .txt file in the class folders or beside them left out"
 
 
+def test_test_set_without_labels_is_no_validation_part(tmp_path):
+    write_folder(tmp_path / "digits", parts=("train",))
+    write_folder(tmp_path, classes=("test",), parts=("digits",))
+    with pytest.raises(
+        FileNotFoundError, match=r"digits/test: has no folder per class, .* 3 \.png files; .* --hold-out N"
+    ):
+        load(tmp_path)
+    assert len(load_train(tmp_path)) == 6
+
+
+def test_one_folder_of_pictures_is_not_taken_for_classes(tmp_path):
+    """As in the archive of a known copy of MNIST in JPEG."""
+    write_folder(tmp_path, classes=("testSet",), parts=("testSet",))
+    write_folder(tmp_path, parts=("trainingSet/trainingSet",))
+    assert len(load_train(tmp_path)) == 6
+    shutil.rmtree(tmp_path / "trainingSet")
+    with pytest.raises(FileNotFoundError, match=r"no train/ or class folders with pictures.* it has 3 \.png files"):
+        load(tmp_path)
+
+
 def test_part_whose_name_differs_in_case_only_is_named(tmp_path):
     write_folder(tmp_path, parts=("Train", "valid"))
     write_folder(tmp_path, parts=("train",))

@@ -353,6 +353,15 @@ def test_submission_has_the_models_answer_for_each_row_of_a_csv(trained, tmp_pat
     assert rows == [f"{i},{label}" for i, label in enumerate(expected.tolist(), 1)]
 
 
+def test_submission_does_not_replace_the_images(trained, tmp_path, digits, capsys):
+    write_csv(tmp_path / "test.csv", digits[1], labelled=False)
+    before = (tmp_path / "test.csv").read_bytes()
+    path = str(tmp_path / "test.csv")
+    assert main(["predict", str(trained / "run"), path, "--submission", path]) == 2
+    assert "would replace the images" in capsys.readouterr().err
+    assert (tmp_path / "test.csv").read_bytes() == before
+
+
 @pytest.mark.parametrize("arguments", [["test.csv"], ["digit.png", "--submission", "out.csv"], ["a.csv", "b.csv"]])
 def test_submission_is_refused_for_anything_but_a_csv(arguments, capsys):
     assert main(["predict", "RUN", *arguments]) == 2

@@ -46,7 +46,8 @@ class ImageFolder(NamedTuple):
 def find_folder(path: Path) -> ImageFolder | None:
     """Return the parts of an image folder, or None if the directory is not one.
 
-    The training images are in a folder train or training, or in the class folders that the directory holds itself.
+    The training images are in a folder train or training, or in the class folders that the directory holds itself. One
+    folder of pictures is not enough: it may be of any name, and hold pictures of all classes.
     """
     folders = [(folder.name.lower(), folder) for folder in _folders(path)]
     train, valid = (
@@ -54,7 +55,7 @@ def find_folder(path: Path) -> ImageFolder | None:
         for names in (_TRAIN, _VALID)
     )
     others = [folder for name, folder in folders if folder != valid and (train or name in _VALID)]
-    if train is None and any(name not in _VALID and _has_pictures(folder) for name, folder in folders):
+    if train is None and sum(name not in _VALID and _has_pictures(folder) for name, folder in folders) > 1:
         train = path
     unused = tuple(folder for folder in others if folder != train and any(map(is_picture, _files(folder))))
     return None if train is None else ImageFolder(path, train, valid, unused)
@@ -84,8 +85,9 @@ def read_folder(
     inverted if they are dark on light; those of other sizes become what `prepare` makes of them. Without `prepare`
     nothing is inverted, and other sizes are refused. Returns the training and, if `with_valid`, the validation images
     (uint8 [n, 28, 28], labels int32 [n]), and what was done in words, empty if there is nothing to say. Raises
-    FileNotFoundError if the part is missing, and ValueError, naming the file or folder, if a class has no images, the
-    validation images have a class that the training images lack, or a picture cannot be read or prepared.
+    FileNotFoundError if the part is missing or has no class folders, and ValueError, naming the file or folder, if a
+    class has no images, the validation images have a class that the training images lack, or a picture cannot be read
+    or prepared.
     """
     if with_valid and folder.valid is None:
         raise FileNotFoundError(f"{folder.path}: has no folder {', '.join(_VALID[:-1])} or {_VALID[-1]}; {HOLD_OUT}")
@@ -221,6 +223,11 @@ def _list_part(
     unknown_classes = {folder.name for folder in _folders(part) if folder not in other_parts} - set(classes)
     if unknown_classes:
         raise ValueError(f"{part}: classes must be among {sorted(classes)}, as in train, got {sorted(unknown_classes)}")
+    if not any((part / name).is_dir() for name in classes):  # such as a test set without labels
+        raise FileNotFoundError(
+            f"{part}: has no folder per class, such as {part / classes[0]}; it has {describe_contents(part)}; "
+            f"{HOLD_OUT}"
+        )
     pictures, labels = [], []
     others = collections.Counter()
     for name in sorted(classes):
