@@ -1,6 +1,7 @@
 """Image folders: the layouts, pictures and files beside them that people have."""
 
 import json
+import os
 import shutil
 import warnings
 
@@ -116,6 +117,12 @@ def test_folder_without_validation_images_is_held_out_from(tmp_path, parts, monk
     shutil.copytree(tmp_path / parts[0] / "3", tmp_path / "other" / "3")
     shutil.copytree(tmp_path / parts[0] / "7", tmp_path / "other" / "7")
     assert main(["evaluate", str(tmp_path / ".run"), "--dataset", str(tmp_path / "other")]) == 2
+
+
+def test_one_class_cannot_be_trained(tmp_path, capsys):
+    write_folder(tmp_path, classes=("3",))
+    assert main(["train", "chapter-linear", "--dataset", str(tmp_path), "--out", str(tmp_path / ".run")]) == 2
+    assert "--dataset must have two classes or more, got 1" in capsys.readouterr().err
 
 
 def test_two_datasets_in_a_directory_are_named(tmp_path):
@@ -357,6 +364,10 @@ def spoil_heic_called_jpg(path):
     (path / "valid/7/9.jpg").write_bytes(b"\0\0\0\x18ftypheic")
 
 
+def spoil_dangling_link(path):
+    (path / "valid/7/9.jpg").symlink_to(path / "nowhere.jpg")
+
+
 def spoil_empty(path):
     (path / "valid/7/9.jpg").write_bytes(b"")
 
@@ -378,6 +389,7 @@ SPOILT = {
     r"valid/7/9\.HEIC: is a HEIC picture.* save it as JPEG or PNG": spoil_heic,
     r"valid/7/9\.jpg: is a HEIC picture.* save it as JPEG or PNG": spoil_heic_called_jpg,
     r"valid/7/9\.jpg: is an empty file": spoil_empty,
+    r"valid/7/9\.jpg: cannot be read \(No such file": spoil_dangling_link,
     r"valid/7: must contain pictures.* got 2 \.txt files": spoil_no_pictures,
     r"valid: classes must be among \['3', '7'\].* got \['8'\]": spoil_unknown_class,
 }
@@ -388,6 +400,21 @@ def test_damaged_folder_is_refused_by_name(tmp_path, message):
     write_folder(tmp_path)
     SPOILT[message](tmp_path)
     with pytest.raises(ValueError, match=message):
+        load(tmp_path)
+
+
+def test_folder_that_may_not_be_read_is_no_silent_loss(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    (tmp_path / "train/3/more").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("more"):  # as root, every folder may be read
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="train/3/more"):
         load(tmp_path)
 
 

@@ -18,6 +18,8 @@ def open_picture(path: Path, formats: tuple[str, ...] | None = None) -> Image.Im
     try:
         return Image.open(path, formats=formats)
     except Exception as error:  # on malformed bytes, Pillow raises many types
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
         with path.open("rb") as file:
             start = file.read(64)
         if start[4:8] == b"ftyp" and b"hei" in start:

@@ -192,13 +192,18 @@ def _has_pictures(folder: Path) -> bool:
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder and in the folders in it, without those that are hidden or of a system."""
     seen = set()
-    for top, folders, names in os.walk(folder, followlinks=True):
+    for top, folders, names in os.walk(folder, onerror=_raise_unless_missing, followlinks=True):
         folders[:] = [name for name in folders if not _is_hidden(name)]
         if (real := os.path.realpath(top)) in seen:  # a link that leads back
             folders.clear()
             continue
         seen.add(real)
         yield from (Path(top, name) for name in names if not _is_hidden(name))
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # such as a folder that may not be read, which os.walk skips
+        raise error
 
 
 def _unwrap(part: Path) -> Path:
