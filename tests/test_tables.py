@@ -310,6 +310,10 @@ def test_directories_of_others_are_named_with_what_to_do(tmp_path):
 
     Image.new("L", (28, 28)).save(tmp_path / "7.png")
     refused("1 pictures without classes; put those of each class into a folder")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "7.png").rename(tmp_path / "images" / "7.png")
+    refused("1 pictures without classes; put those of each class into a folder")
+    (tmp_path / "images" / "7.png").rename(tmp_path / "7.png")
     (tmp_path / "mnist.pkl").write_bytes(b"")
     (tmp_path / "7.png").unlink()
     refused(r"mnist\.pkl is a pickle")
@@ -320,6 +324,22 @@ def test_directories_of_others_are_named_with_what_to_do(tmp_path):
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
     refused(r"Hugging Face dataset; read it with datasets\.")
+
+
+def test_parts_of_a_hugging_face_dataset_are_no_image_folder(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "data-00000-of-00001.arrow").write_bytes(b"ARROW1")
+        (tmp_path / part / "state.json").write_text("{}")
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"Hugging Face dataset; read it with datasets\.load_from_disk"):
+        load(tmp_path)
+
+
+def test_datasets_in_a_folder_called_train_are_read(tmp_path, digits):
+    (tmp_path / "train").mkdir()
+    write_csv(tmp_path / "train" / "train.csv", digits[0], header=KAGGLE)
+    assert_same([load_train(tmp_path)], digits[:1])
 
 
 def test_command_prints_one_line_for_a_file_that_is_not_read(tmp_path, capsys):

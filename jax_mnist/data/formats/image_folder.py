@@ -54,6 +54,8 @@ def find_folder(path: Path) -> ImageFolder | None:
         next((folder for name in names for folder_name, folder in folders if folder_name == name), None)
         for names in (_TRAIN, _VALID)
     )
+    if train is not None and not _folders(train) and not _has_pictures(train) and list_visible(train):
+        return None  # such as the parts of a Hugging Face dataset
     others = [folder for name, folder in folders if folder != valid and (train or name in _VALID)]
     if train is None and sum(name not in _VALID and _has_pictures(folder) for name, folder in folders) > 1:
         train = path
@@ -89,9 +91,9 @@ def read_folder(
     class has no images, the validation images have a class that the training images lack, or a picture cannot be read
     or prepared.
     """
+    classes = class_folders(folder)
     if with_valid and folder.valid is None:
         raise FileNotFoundError(f"{folder.path}: has no folder {', '.join(_VALID[:-1])} or {_VALID[-1]}; {HOLD_OUT}")
-    classes = class_folders(folder)
     parts = [_unwrap(part) for part in (folder.train, folder.valid if with_valid else None) if part is not None]
     listed = [_list_part(part, classes, (folder.valid, *folder.unused)) for part in parts]
     images, notes = _read_pictures([file for files, _, _ in listed for file in files], prepare)

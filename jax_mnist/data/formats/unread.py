@@ -103,7 +103,7 @@ def describe_directory(path: Path) -> str | None:
         )
     if "dataset_info.json" in names or "features.json" in names:
         return "a dataset of TensorFlow Datasets; give tfds:NAME, with TFDS_DATA_DIR set to the directory above NAME"
-    pictures = sum(map(is_picture, files))
+    pictures = sum(map(is_picture, [*files, *below]))
     if pictures:
         return f"{pictures:,} pictures without classes; put those of each class into a folder named after it"
     described = ((file, describe_file(file)) for file in [*files, *below] if file.is_file())
