@@ -158,7 +158,7 @@ def make_npz():
 
 def zip_of(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
+    with zipfile.ZipFile(file, "w", compression, compresslevel=1) as archive:
         for name, contents in members.items():
             archive.writestr(name, contents)
     return file.getvalue()
