@@ -256,6 +256,9 @@ def test_missing_records_and_labels_out_of_range_are_refused(data_dir, tiny):
     file.write_bytes(whole[16 + length :])
     with pytest.raises(ValueError, match=f"{file}: .* must have 30 records, got 29"):
         load("tfds:mnist")
+    to_tfrecord(path, Splits(Dataset(tiny.train.images[:, :20], tiny.train.labels), tiny.valid))
+    with pytest.raises(ValueError, match=rf"{file}: .*image 0 must have \(28, 28\) pixels, got \(20, 28\)"):
+        load("tfds:mnist")
     to_tfrecord(path, Splits(Dataset(tiny.train.images, tiny.train.labels + 10), tiny.valid))
     with pytest.raises(ValueError, match=f"{file}: .*labels must be 0 to 9, got 10..11"):
         load("tfds:mnist")

@@ -190,7 +190,10 @@ def _read_split(builder: Any, split: str) -> Dataset:
     with name_parse_errors(path, f"{kind} of images"):
         for image, label in read(builder, split):
             # Decoding the PNGs here takes half the time of TFDS's decoder and does not need OpenCV.
-            images[index], labels[index] = np.asarray(Image.open(io.BytesIO(image))), label
+            picture = Image.open(io.BytesIO(image))
+            if picture.size != images.shape[:0:-1]:  # before it is decoded, since a small PNG may declare a huge one
+                raise ValueError(f"image {index} must have {images.shape[1:]} pixels, got {picture.size[::-1]}")
+            images[index], labels[index] = np.asarray(picture), label
             index += 1
         if index != len(images):
             raise ValueError(f"must have {len(images):,} records, got {index:,}")
