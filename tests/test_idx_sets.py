@@ -62,6 +62,13 @@ def test_one_of_several_sets_is_chosen_by_its_name(tmp_path):
     assert len(load(raw / "emnist-letters").train) == 5
 
 
+def test_sets_in_several_directories_are_named_by_these(tmp_path):
+    for name in ("FashionMNIST", "MNIST"):
+        write_mnist(tmp_path / name / "raw")
+    with pytest.raises(ValueError, match=f"2 datasets; give one of {tmp_path}/FashionMNIST/raw, {tmp_path}/MNIST/raw$"):
+        load(tmp_path)
+
+
 def test_labels_of_emnist_letters_start_at_1(tmp_path):
     write_emnist(tmp_path, "letters")
     write_idx(tmp_path / "emnist-letters-train-labels-idx1-ubyte", np.array([1, 0, 1, 1, 1], np.uint8))

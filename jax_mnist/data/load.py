@@ -221,7 +221,8 @@ def _find(name_or_path: str | Path) -> IdxFiles | Table | ImageFolder:
 
 def _path_of(found: IdxFiles | Table | ImageFolder) -> str:
     if isinstance(found, IdxFiles):
-        return str(found.directory / found.name)
+        is_only_one = len(_find_sets(found.directory)) == 1
+        return str(found.directory if is_only_one else found.directory / found.name)
     return str(found.train if isinstance(found, Table) else found.path)
 
 
