@@ -1,5 +1,6 @@
 """The check that labels are among the classes."""
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Bool, Shaped
@@ -17,3 +18,14 @@ def check_labels(labels: Shaped[ArrayLike, "*b"], valid: Bool[ArrayLike, "*b"], 
     """
     if not isinstance(valid, Tracer) and not valid.all():
         raise ValueError(f"labels must be {expected}, got {np.asarray(labels)[~np.asarray(valid)][0]}")
+
+
+def is_class(labels: Shaped[ArrayLike, "*b"], classes: int) -> Bool[ArrayLike, "*b"]:
+    """Return True for each label in 0..classes-1. Raise ValueError if the labels are not integers, or bool.
+
+    >>> is_class(np.array([0, 12]), 10)
+    array([ True, False])
+    """
+    if not (jnp.issubdtype(labels.dtype, jnp.integer) or labels.dtype == bool):
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
+    return (labels >= 0) & (labels < classes)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Integer, Num, Shaped
 
-from .labels import check_labels
+from .labels import check_labels, is_class
 from .types import ArrayLike
 
 __all__ = ["mnist_loss", "l1", "mse", "binary_cross_entropy", "softmax_cross_entropy"]  # noqa: RUF022, in the chapter's order
@@ -111,11 +111,11 @@ def softmax_cross_entropy(
             f"softmax_cross_entropy needs a column of logits for each class, got {logits.shape}; for two classes in "
             "one column, use mnist_loss or binary_cross_entropy"
         )
-    classes, valid = logits.shape[-1], (labels >= 0) & (labels < logits.shape[-1])
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    classes, valid = logits.shape[-1], is_class(labels, logits.shape[-1])
+    logits = jnp.asarray(logits)
     if label_smoothing:
         one_hot = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
         losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(one_hot, label_smoothing))
     else:
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels, jnp.int32))
     return _only_valid(losses, labels, valid, f"in 0..{classes - 1}")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from .labels import check_labels
+from .labels import check_labels, is_class
 from .types import ArrayLike
 
 __all__ = [  # noqa: RUF022, from the logits to the summaries
@@ -94,7 +94,7 @@ def _check_labels(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike, ".
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"labels must be {logits.shape[:-1]} for logits {logits.shape}, got {labels.shape}")
     classes = max(logits.shape[-1], 2)
-    valid = (labels >= 0) & (labels < classes)
+    valid = is_class(labels, classes)
     check_labels(labels, valid, f"in 0..{classes - 1}")
     return jnp.asarray(valid)
 

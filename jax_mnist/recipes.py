@@ -250,6 +250,8 @@ def _check(recipe: Recipe, class_count: int) -> None:
     choices_of = {"model": ModelName, "optimizer": OptimizerName, "schedule": ScheduleName}
     for name, choices in (choices_of | {"matmul_precision": Precision}).items():
         require(getattr(recipe, name) in get_args(choices), name, f"one of {', '.join(get_args(choices))}")
+    if class_count < 2:
+        raise ValueError(f"--dataset must have two classes or more, got {class_count}")
     require(recipe.epochs >= 1, "epochs", "1 or more")
     require(recipe.batch_size >= 1, "batch_size", "1 or more")
     require(0 < recipe.learning_rate < math.inf, "learning_rate", "a positive number")

@@ -1,6 +1,7 @@
 """Image folders: the layouts, pictures and files beside them that people have."""
 
 import json
+import os
 import shutil
 import warnings
 
@@ -106,6 +107,22 @@ def test_folder_without_validation_images_is_held_out_from(tmp_path, parts, monk
     assert main(options) == 2
     assert "give --hold-out" in capsys.readouterr().err
     assert main([*options, "--hold-out", "2"]) == 0
+    result = json.loads((tmp_path / ".run" / "result.json").read_text())
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / ".run")]) == 0
+    printed = capsys.readouterr().out
+    assert "or test; evaluating the images that the run held out" in printed
+    row = [cell.strip() for cell in printed.splitlines()[-2].split("│")]
+    assert row[2:5] == ["2", f"{result['loss']:.4f}", f"{result['accuracy']:.4f}"]
+    shutil.copytree(tmp_path / parts[0] / "3", tmp_path / "other" / "3")
+    shutil.copytree(tmp_path / parts[0] / "7", tmp_path / "other" / "7")
+    assert main(["evaluate", str(tmp_path / ".run"), "--dataset", str(tmp_path / "other")]) == 2
+
+
+def test_one_class_cannot_be_trained(tmp_path, capsys):
+    write_folder(tmp_path, classes=("3",))
+    assert main(["train", "chapter-linear", "--dataset", str(tmp_path), "--out", str(tmp_path / ".run")]) == 2
+    assert "--dataset must have two classes or more, got 1" in capsys.readouterr().err
 
 
 def test_two_datasets_in_a_directory_are_named(tmp_path):
@@ -118,7 +135,8 @@ def test_two_datasets_in_a_directory_are_named(tmp_path):
 HIDDEN = [
     "train/3/._10.png", "train/3/.DS_Store", "train/3/Thumbs.db", "train/7/desktop.ini", "train/.DS_Store",
     "train/__MACOSX/3/1.png", "__MACOSX/train/3/._1.png", "valid/@eaDir/1.png", "train/3/@eaDir/10.png",
-    "valid/.ipynb_checkpoints/1.png", ".git/1.png", "Thumbs.db",
+    "valid/.ipynb_checkpoints/1.png", ".git/1.png", "Thumbs.db", "train/3/Thumbs.db:encryptable", "train/3/Icon\r",
+    "train/3/~$10.png", "train/#recycle/1.png", "valid/lost+found/1", "train/System Volume Information/1",
 ]  # fmt: skip
 
 
@@ -141,11 +159,49 @@ def test_every_picture_is_read_and_every_other_file_is_told(tmp_path):
     image.save(tmp_path / "train/3/more/1.JPEG", quality=100)
     (tmp_path / "train/7/readme.txt").write_text("mine")
     image.save(tmp_path / "train/loose.png")
+    image.save(tmp_path / "beside.png")
     (train, valid), notes = notes_of(tmp_path)
     assert train.labels.tolist() == [1] * 10 + [0] * 8
     assert train.images[:8, 0, 2].tolist() == valid.images[:8, 0, 2].tolist() == list(range(1, 9))
     assert train.images[8, 0, 2] == 99
-    assert notes == f"{tmp_path}: 1 .png file, 1 .txt file in the class folders or beside them left out"
+    assert notes == f"{tmp_path}: 2 .png files, 1 .txt file in the class folders or beside them left out"
+
+
+def test_test_set_without_labels_is_no_validation_part(tmp_path):
+    write_folder(tmp_path / "digits", parts=("train",))
+    write_folder(tmp_path, classes=("test",), parts=("digits",))
+    with pytest.raises(
+        FileNotFoundError, match=r"digits/test: has no folder per class, .* 3 \.png files; .* --hold-out N"
+    ):
+        load(tmp_path)
+    assert len(load_train(tmp_path)) == 6
+
+
+def test_one_folder_of_pictures_is_not_taken_for_classes(tmp_path):
+    """As in the archive of a known copy of MNIST in JPEG."""
+    write_folder(tmp_path, classes=("testSet",), parts=("testSet",))
+    write_folder(tmp_path, parts=("trainingSet/trainingSet",))
+    assert len(load_train(tmp_path)) == 6
+    shutil.rmtree(tmp_path / "trainingSet")
+    with pytest.raises(FileNotFoundError, match=r"no train/ or class folders with pictures.* it has 3 \.png files"):
+        load(tmp_path)
+
+
+def test_part_whose_name_differs_in_case_only_is_named(tmp_path):
+    write_folder(tmp_path, parts=("Train", "valid"))
+    write_folder(tmp_path, parts=("train",))
+    (train, _), notes = notes_of(tmp_path)
+    assert len(train) == 6
+    assert notes.endswith(f"{tmp_path / 'train'} (6 .png files) is not used")
+
+
+def test_linked_folder_is_read_once(tmp_path):
+    write_folder(tmp_path / "digits")
+    write_folder(tmp_path / "more", classes=("8",), parts=("own",), names=("1.png",))
+    (tmp_path / "digits/train/3/more").symlink_to(tmp_path / "more/own/8")
+    (tmp_path / "digits/train/3/loop").symlink_to(tmp_path / "digits/train/3")
+    (train, _), notes = notes_of(tmp_path / "digits")
+    assert (train.labels.tolist(), notes) == ([1] * 4 + [0] * 3, "")
 
 
 @pytest.mark.parametrize("dark_on_light", [1.0, 0.5, 0.1])
@@ -179,6 +235,7 @@ MODES = {
     "white on transparent": lambda image: transparent(image, 255),
     "black on transparent": lambda image: transparent(image, 0),
     "16 bit": lambda image: Image.fromarray(np.asarray(image).astype(np.uint16) * 257),
+    "12 bit": lambda image: Image.fromarray(np.round(np.asarray(image) * (4095 / 255)).astype(np.uint16)),
     "1 bit": lambda image: image.point(lambda value: 255 * (value > 127)).convert("1"),
 }
 
@@ -202,6 +259,7 @@ TIFF_MODES = {
     "LAB": lambda image: Image.merge("LAB", [Image.fromarray(image), *[Image.new("L", (28, 28), 128)] * 2]),
     "float in [0, 1]": lambda image: Image.fromarray(image / np.float32(255)),
     "float in 0..255": lambda image: Image.fromarray(image.astype(np.float32)),
+    "float in [-1, 1]": lambda image: Image.fromarray(image / np.float32(127.5) - 1),
     "32 bit": lambda image: Image.fromarray(image.astype(np.int32)),
 }
 
@@ -302,6 +360,18 @@ def spoil_heic(path):
     (path / "valid/7/9.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
 
 
+def spoil_heic_called_jpg(path):
+    (path / "valid/7/9.jpg").write_bytes(b"\0\0\0\x18ftypheic")
+
+
+def spoil_dangling_link(path):
+    (path / "valid/7/9.jpg").symlink_to(path / "nowhere.jpg")
+
+
+def spoil_empty(path):
+    (path / "valid/7/9.jpg").write_bytes(b"")
+
+
 def spoil_no_pictures(path):
     shutil.rmtree(path / "valid/7")
     (path / "valid/7").mkdir()
@@ -317,6 +387,9 @@ SPOILT = {
     r"valid/7/10\.png: .*not a readable picture \(UnidentifiedImageError: cannot identify": spoil_text,
     r"valid/7/10\.png: .*not a readable picture": spoil_truncated,
     r"valid/7/9\.HEIC: is a HEIC picture.* save it as JPEG or PNG": spoil_heic,
+    r"valid/7/9\.jpg: is a HEIC picture.* save it as JPEG or PNG": spoil_heic_called_jpg,
+    r"valid/7/9\.jpg: is an empty file": spoil_empty,
+    r"valid/7/9\.jpg: cannot be read \(No such file": spoil_dangling_link,
     r"valid/7: must contain pictures.* got 2 \.txt files": spoil_no_pictures,
     r"valid: classes must be among \['3', '7'\].* got \['8'\]": spoil_unknown_class,
 }
@@ -327,6 +400,21 @@ def test_damaged_folder_is_refused_by_name(tmp_path, message):
     write_folder(tmp_path)
     SPOILT[message](tmp_path)
     with pytest.raises(ValueError, match=message):
+        load(tmp_path)
+
+
+def test_folder_that_may_not_be_read_is_no_silent_loss(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    (tmp_path / "train/3/more").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("more"):  # as root, every folder may be read
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="train/3/more"):
         load(tmp_path)
 
 

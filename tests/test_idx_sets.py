@@ -62,6 +62,13 @@ def test_one_of_several_sets_is_chosen_by_its_name(tmp_path):
     assert len(load(raw / "emnist-letters").train) == 5
 
 
+def test_sets_in_several_directories_are_named_by_these(tmp_path):
+    for name in ("FashionMNIST", "MNIST"):
+        write_mnist(tmp_path / name / "raw")
+    with pytest.raises(ValueError, match=f"2 datasets; give one of {tmp_path}/FashionMNIST/raw, {tmp_path}/MNIST/raw$"):
+        load(tmp_path)
+
+
 def test_labels_of_emnist_letters_start_at_1(tmp_path):
     write_emnist(tmp_path, "letters")
     write_idx(tmp_path / "emnist-letters-train-labels-idx1-ubyte", np.array([1, 0, 1, 1, 1], np.uint8))
@@ -123,3 +130,14 @@ def test_idx_files_without_a_test_set_are_held_out_from(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"mine: has no t10k-images-idx3-ubyte and .* give --hold-out N"):
         load(tmp_path)
     assert len(load_train(tmp_path)) == 3
+
+
+def test_each_idx_file_in_a_folder_of_its_name_is_read(tmp_path):
+    write_mnist(tmp_path / "flat")
+    for file in sorted((tmp_path / "flat").iterdir()):
+        folder = tmp_path / "archive" / file.name
+        folder.mkdir(parents=True)
+        file.rename(folder / file.name.replace("-idx", ".idx"))
+    train, valid = load(tmp_path)
+    np.testing.assert_array_equal(train.images, images_of(3))
+    assert (train.labels.tolist(), valid.labels.tolist()) == ([0, 1, 2], [0, 1])

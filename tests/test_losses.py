@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jax_mnist import binary_cross_entropy, mnist_loss, softmax_cross_entropy
+from jax_mnist.labels import is_class
 from jax_mnist.losses import l1, mse
 
 ONE_COLUMN = [mnist_loss, l1, mse, binary_cross_entropy]
@@ -99,3 +100,16 @@ def test_labels_out_of_range_raise_or_are_nan_if_traced(function, columns, label
 def test_probabilities_are_labels_of_binary_cross_entropy():
     found = binary_cross_entropy(jnp.array([0.0, 1.0]), jnp.array([0.3, 0.0]))
     np.testing.assert_allclose(found, [np.log(2), np.log1p(np.e)], rtol=1e-6)
+
+
+def test_labels_of_classes_must_be_integers():
+    """Annotations say so, too, but only in tests."""
+    assert is_class(jnp.array([True, False]), 2).all()
+    with pytest.raises(ValueError, match="labels must be integers, got float32"):
+        is_class(jnp.array([0.5, 1.0]), 10)
+
+
+@pytest.mark.parametrize("function", [softmax_cross_entropy, SMOOTHED])
+def test_labels_that_a_compiled_function_knows_raise(function):
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.3, got 4"):
+        jax.jit(lambda logits: function(logits, np.array([0, 4])))(jnp.zeros((2, 4)))

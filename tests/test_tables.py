@@ -32,14 +32,16 @@ def assert_same(found, expected):
 KAGGLE = ["label", *(f"pixel{i}" for i in range(784))]
 
 
-def write_csv(path, dataset, header=(), columns=(), delimiter=",", labelled=True, label_last=False, pixels=None):
+def write_csv(
+    path, dataset, header=(), columns=(), delimiter=",", labelled=True, label_last=False, pixels=None, trailing=False
+):
     """Write a row for each image; `columns` come first, such as an index."""
     rows = [delimiter.join(header)] if header else []
     images = dataset.images if pixels is None else pixels
     for i, (image, label) in enumerate(zip(images, dataset.labels, strict=True)):
         values = [*([i] if columns else []), *([label] if labelled else []), *image.ravel().tolist()]
         rows.append(delimiter.join(map(str, [*values[1:], values[0]] if label_last else values)))
-    text = ("\n".join(rows) + "\n").encode()
+    text = "".join(f"{row}{delimiter if trailing else ''}\n" for row in rows).encode()
     path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
 
 
@@ -50,6 +52,9 @@ CSV = {
     "pandas with its index": {"header": ["", *KAGGLE], "columns": [""]},
     "OpenML, the class last": {"header": [*KAGGLE[1:], "class"], "label_last": True},
     "a German Excel": {"header": KAGGLE, "delimiter": ";"},
+    "a delimiter at the end of every line": {"trailing": True},
+    "the names of a DataFrame that has none": {"header": ["", *map(str, range(785))], "columns": [""]},
+    "the same without the index": {"header": [*map(str, range(785))]},
     "quoted names and a byte order mark": {"header": ['\ufeff"label"', *(f'"{name}"' for name in KAGGLE[1:])]},
 }
 
@@ -71,6 +76,44 @@ def test_csv_of_floats_in_0_to_1_and_of_dark_on_light(tmp_path, digits):
     write_csv(tmp_path / "dark.csv", train, pixels=255 - train.images)
     with pytest.warns(UserWarning, match=r"dark\.csv: 30 images inverted"):
         assert_same([load_train(tmp_path / "dark.csv")], [train])
+
+
+def test_csv_whose_pixels_are_sorted_by_name_as_text(tmp_path, digits):
+    order = sorted(range(784), key=str)
+    write_csv(
+        tmp_path / "train.csv",
+        digits[0],
+        header=["label", *(f"pixel{i}" for i in order)],
+        pixels=digits[0].images.reshape(-1, 784)[:, order],
+    )
+    assert_same([load_train(tmp_path)], digits[:1])
+
+
+def test_csv_that_begins_with_a_value_that_is_missing_keeps_its_first_image(tmp_path, digits):
+    write_csv(tmp_path / "digits.csv", digits[0])
+    text = (tmp_path / "digits.csv").read_text()
+    for missing in ("", "NA"):
+        (tmp_path / "digits.csv").write_text(text.replace(",0,", f",{missing},", 1))
+        assert_refused(tmp_path / "digits.csv", f"numbers from line 1 to 30 .*'{missing}'")
+
+
+def test_csv_whose_labels_are_not_found_is_refused(tmp_path, digits):
+    path = tmp_path / "digits.csv"
+    write_csv(path, digits[0], label_last=True)
+    assert_refused(path, "labels must be in the first column, .* got 0 in the first column of all 30 images")
+    write_csv(path, digits[0], header=[*KAGGLE[1:], "what"], label_last=True)
+    assert_refused(path, r"labels must be called label or class, .* got pixel0, pixel1, \.\.\., what")
+
+
+def test_csv_whose_names_are_the_first_image_is_refused(tmp_path, digits):
+    path = tmp_path / "digits.csv"
+    write_csv(path, digits[0])
+    first, rest = path.read_text().split("\n", 1)
+    names = first.split(",")
+    seen = [names[:i].count(name) for i, name in enumerate(names)]
+    renamed = ",".join(f"{name}.{count}" if count else name for name, count in zip(names, seen, strict=True))
+    path.write_text(f"{renamed}\n{rest}")
+    assert_refused(path, "first image as the names of its columns.* read it with header=None")
 
 
 def test_csv_with_more_classes_than_digits(tmp_path, digits):
@@ -120,6 +163,8 @@ BAD_CSV = {
     "labels must be whole numbers from 0 to 255, got 2.5 at index 0": f"2.5{ROW[1:]}",
     "labels must be .* got -1 at index 1": f"{ROW}\n-1{ROW[1:]}",
     "line 1 has more than 65,536 bytes": "0" * 70_000,
+    "must have at least one image, got none": ",".join(KAGGLE),
+    "must be a CSV in UTF-8, got UTF-16": ROW.encode("utf-16"),
 }
 
 
@@ -132,7 +177,8 @@ def assert_refused(path, message):
 @pytest.mark.parametrize("message", BAD_CSV)
 def test_malformed_csv_is_refused_by_name(tmp_path, message):
     path = tmp_path / "digits.csv"
-    path.write_text(BAD_CSV[message])
+    contents = BAD_CSV[message]
+    path.write_bytes(contents if isinstance(contents, bytes) else contents.encode())
     assert_refused(path, message)
 
 
@@ -142,6 +188,7 @@ NPZ = {
     "one channel": lambda images, labels: (images[..., None], labels[:, None]),
     "floats in [0, 1]": lambda images, labels: (images / 255, labels.astype(np.float32)),
     "floats in 0..255": lambda images, labels: (images.astype(np.float32), labels),
+    "one channel first": lambda images, labels: (images[:, None], labels),
     "columns first": lambda images, labels: (np.asfortranarray(images), labels),
     "dark on light": lambda images, labels: (255 - images, labels),
 }
@@ -166,6 +213,8 @@ def test_npz_of_medmnist_names_and_without_validation_images(tmp_path, digits):
     )
     with pytest.warns(UserWarning, match="test_images is not used"):
         assert_same(load(tmp_path / "a.npz"), digits)
+    np.savez(tmp_path / "c.npz", x_train=train.images, y_train=train.labels, x_valid=valid.images, y_valid=valid.labels)
+    assert_same(load(tmp_path / "c.npz"), digits)
     np.savez(tmp_path / "b.npz", **arrays)
     with pytest.raises(FileNotFoundError, match=r"b\.npz: has no validation images.* give --hold-out N"):
         load(tmp_path / "b.npz")
@@ -207,7 +256,10 @@ BAD_NPZ = {
     r"labels must be \[n\] whole numbers, got \[2, 10\]; of one-hot labels take the argmax": npz(
         x_train=IMAGES, y_train=npy(np.zeros((2, 10)))
     ),
-    "one image per label and at least one, got 2 and 3": npz(x_train=IMAGES, y_train=npy(np.zeros(3, int))),
+    "one image per label, got 2 and 3": npz(x_train=IMAGES, y_train=npy(np.zeros(3, int))),
+    "must have at least one image, got none": npz(
+        x_train=npy(np.zeros((0, 28, 28), np.uint8)), y_train=npy(np.zeros(0, int))
+    ),
     "declares .* and has others": npz(x_train=IMAGES[:-5], y_train=LABELS),
     r"pixels must be .* got -1\.\.1": npz(x_train=npy(np.linspace(-1, 1, 1568).reshape(2, 784)), y_train=LABELS),
 }
@@ -258,12 +310,36 @@ def test_directories_of_others_are_named_with_what_to_do(tmp_path):
 
     Image.new("L", (28, 28)).save(tmp_path / "7.png")
     refused("1 pictures without classes; put those of each class into a folder")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "7.png").rename(tmp_path / "images" / "7.png")
+    refused("1 pictures without classes; put those of each class into a folder")
+    (tmp_path / "images" / "7.png").rename(tmp_path / "7.png")
     (tmp_path / "mnist.pkl").write_bytes(b"")
     (tmp_path / "7.png").unlink()
     refused(r"mnist\.pkl is a pickle")
+    (tmp_path / "mnist.pkl").unlink()
+    (tmp_path / "MNIST" / "processed").mkdir(parents=True)
+    (tmp_path / "MNIST" / "training.pt").write_bytes(b"")
+    refused(r"MNIST/training\.pt is a file of PyTorch")
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
     refused(r"Hugging Face dataset; read it with datasets\.")
+
+
+def test_parts_of_a_hugging_face_dataset_are_no_image_folder(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "data-00000-of-00001.arrow").write_bytes(b"ARROW1")
+        (tmp_path / part / "state.json").write_text("{}")
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"Hugging Face dataset; read it with datasets\.load_from_disk"):
+        load(tmp_path)
+
+
+def test_datasets_in_a_folder_called_train_are_read(tmp_path, digits):
+    (tmp_path / "train").mkdir()
+    write_csv(tmp_path / "train" / "train.csv", digits[0], header=KAGGLE)
+    assert_same([load_train(tmp_path)], digits[:1])
 
 
 def test_command_prints_one_line_for_a_file_that_is_not_read(tmp_path, capsys):
@@ -295,6 +371,15 @@ def test_submission_has_the_models_answer_for_each_row_of_a_csv(trained, tmp_pat
     expected = predicted_labels(run.learner.model.apply(run.params, make_batch(test.images, test.labels).x))
     assert header == "ImageId,Label"
     assert rows == [f"{i},{label}" for i, label in enumerate(expected.tolist(), 1)]
+
+
+def test_submission_does_not_replace_the_images(trained, tmp_path, digits, capsys):
+    write_csv(tmp_path / "test.csv", digits[1], labelled=False)
+    before = (tmp_path / "test.csv").read_bytes()
+    path = str(tmp_path / "test.csv")
+    assert main(["predict", str(trained / "run"), path, "--submission", path]) == 2
+    assert "would replace the images" in capsys.readouterr().err
+    assert (tmp_path / "test.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("arguments", [["test.csv"], ["digit.png", "--submission", "out.csv"], ["a.csv", "b.csv"]])

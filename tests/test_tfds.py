@@ -20,7 +20,7 @@ from jax_mnist.cli import prepare_tfds
 from jax_mnist.data import load_train
 from jax_mnist.data.download import present
 from jax_mnist.data.formats import tfds as ours
-from jax_mnist.data.registry import BUNDLED, FAMILY
+from jax_mnist.data.registry import BUNDLED, FAMILY, IDX_SETS
 
 fashion_installed = pytest.mark.skipif(
     present("fashion_mnist") is None,
@@ -256,9 +256,26 @@ def test_missing_records_and_labels_out_of_range_are_refused(data_dir, tiny):
     file.write_bytes(whole[16 + length :])
     with pytest.raises(ValueError, match=f"{file}: .* must have 30 records, got 29"):
         load("tfds:mnist")
-    to_tfrecord(path, Splits(Dataset(tiny.train.images, tiny.train.labels + 10), tiny.valid))
-    with pytest.raises(ValueError, match=f"{file}: .*labels must be below 10, got 11"):
+    to_tfrecord(path, Splits(Dataset(tiny.train.images[:, :20], tiny.train.labels), tiny.valid))
+    with pytest.raises(ValueError, match=rf"{file}: .*image 0 must have \(28, 28\) pixels, got \(20, 28\)"):
         load("tfds:mnist")
+    to_tfrecord(path, Splits(Dataset(tiny.train.images, tiny.train.labels + 10), tiny.valid))
+    with pytest.raises(ValueError, match=f"{file}: .*labels must be 0 to 9, got 10..11"):
+        load("tfds:mnist")
+
+
+@pytest.mark.parametrize(("name", "first"), [("letters", 1), ("digits", 0)])
+def test_emnist_is_upright_and_has_its_classes(data_dir, tiny, name, first):
+    stored = Splits(*(Dataset(part.images.transpose(0, 2, 1), part.labels + first) for part in tiny))
+    info = tfds.builder(f"emnist/{name}").info
+    metadata = {"description": info.description, "features": info.features}
+    datasets = {"train": stored.train, "test": stored.valid}
+    builder = ours.ArrayBuilder("emnist", str(info.version), metadata, datasets, file_format="array_record")
+    builder.download_and_prepare()
+    (data_dir / "emnist" / name).mkdir()
+    Path(builder.data_path).rename(data_dir / "emnist" / name / str(info.version))
+    assert_same(load(f"tfds:emnist/{name}"), tiny)
+    assert class_names(f"tfds:emnist/{name}") == IDX_SETS[f"emnist-{name}"].classes
 
 
 BAD_NAMES = {
@@ -277,7 +294,9 @@ def test_bad_name_is_refused_in_one_line(data_dir, name):
 
 def test_train_split_alone_is_held_out_from(data_dir):
     build("letters", {"train": GREY}, (4, 4, 1))
-    with pytest.raises(ValueError, match=r"tfds:letters: splits must include test or validation.* give --hold-out N"):
+    with pytest.raises(
+        FileNotFoundError, match=r"tfds:letters: splits must include test or validation.* give --hold-out N"
+    ):
         load("tfds:letters")
     assert len(load_train("tfds:letters")) == 2
 

@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from ..analysis import interpret
 from ..data.load import class_names, load
-from ..recipes import Recipe, make_loss
+from ..recipes import Recipe, make_loss, read_data
 from ..runs import load_history, load_run
 from ..training.evaluation import evaluate
 from .console import EXIT_OK, Platform, describe, optional, script, show_reading, use_platform
@@ -18,7 +18,10 @@ from .console import EXIT_OK, Platform, describe, optional, script, show_reading
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Evaluate a trained model on a dataset's validation or test images, each counted once."""
+    """Evaluate a trained model on a dataset's validation or test images, each counted once.
+
+    If the dataset of the training has none, the images that the run held out are evaluated.
+    """
 
     run: Positional[Path]
     """Directory that `train --out` wrote."""
@@ -38,7 +41,15 @@ def run(config: EvaluateConfig) -> int:
     dataset = config.dataset or trained.config["dataset"]
     if (classes := class_names(dataset)) != trained.classes:
         raise ValueError(f"{dataset} must have the classes of {config.run}, {trained.classes}, got {classes}")
-    splits = load(dataset, prepare=not trained.config.get("no_prepare"), **show_reading(console))
+    options = {"prepare": not trained.config.get("no_prepare"), **show_reading(console)}
+    held_out = trained.config.get("hold_out", 0)
+    try:
+        splits = load(dataset, **options)
+    except FileNotFoundError as error:
+        if not held_out or dataset != trained.config["dataset"]:
+            raise
+        console.print(f"note: {str(error).partition(';')[0]}; evaluating the images that the run held out")
+        splits, _ = read_data(dataset, held_out, **options)
     learner = trained.learner._replace(loss_fn=make_loss(len(classes)))  # without label smoothing
     if config.report is None:
         metrics = evaluate(learner, trained.params, splits.valid)

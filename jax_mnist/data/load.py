@@ -189,10 +189,9 @@ def hold_out(key: PRNGKeyArray, dataset: Dataset, count: int) -> Splits:
 def _find(name_or_path: str | Path) -> IdxFiles | Table | ImageFolder:
     """Return what a path leads to: the dataset there, or the only one in the folders up to two levels below."""
     path = Path(name_or_path)
-    if (
-        not path.exists() and path.name in IDX_SETS and _has_idx_files(path.parent, path.name)
-    ):  # DIR/emnist-letters: one of several sets
-        return IdxFiles(path.parent, path.name)
+    chosen = IdxFiles(path.parent, path.name)  # DIR/emnist-letters: one of several sets
+    if not path.exists() and path.parent.is_dir() and chosen in _find_sets(path.parent):
+        return chosen
     if path.is_file():
         table = find_table(path)
         if table is None:
@@ -222,19 +221,24 @@ def _find(name_or_path: str | Path) -> IdxFiles | Table | ImageFolder:
 
 def _path_of(found: IdxFiles | Table | ImageFolder) -> str:
     if isinstance(found, IdxFiles):
-        return str(found.directory / found.name)
+        is_only_one = len(_find_sets(found.directory)) == 1
+        return str(found.directory if is_only_one else found.directory / found.name)
     return str(found.train if isinstance(found, Table) else found.path)
 
 
 def _datasets_in(directory: Path) -> Sequence[IdxFiles | Table | ImageFolder]:
-    sets = [IdxFiles(directory, name) for name in IDX_SETS if _has_idx_files(directory, name)]
     folder = find_folder(directory)
-    return sets or ([folder] if folder else [*find_tables(directory)])
+    return _find_sets(directory) or ([folder] if folder else [*find_tables(directory)])
 
 
-def _has_idx_files(directory: Path, name: str) -> bool:
-    """Return True if a directory has any file of a set, so that a missing one is named."""
-    return any(find_idx(directory, file) for file in (*IDX_SETS[name].train, *IDX_SETS[name].valid))
+def _find_sets(directory: Path) -> list[IdxFiles]:
+    """Return the sets of which a directory has any file, so that a missing one is named."""
+    present = {child.name for child in directory.iterdir()}
+    return [
+        IdxFiles(directory, name)
+        for name, files in IDX_SETS.items()
+        if any(present.intersection(spellings(file)) for file in (*files.train, *files.valid))
+    ]
 
 
 def _sample_indices(digits: Dataset) -> np.ndarray:

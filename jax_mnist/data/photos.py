@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy import ndimage
 
 from ..files import name_parse_errors
 from .formats.image_folder import SIDE
+from .pictures import open_picture, to_grey
 
 BOX = 20
 """Side of the box, in pixels, into which a digit is scaled before it is centered by mass in SIDE x SIDE."""
@@ -68,49 +69,14 @@ def _read_grey(path: Path) -> Float[np.ndarray, "h w"]:
     """Read a picture upright, gray in [0, 1], with at most _WORKING_SIDE pixels per side."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected a picture, such as a PNG or JPEG")
-    with path.open("rb") as file:
-        start = file.read(64)
-        if start[4:8] == b"ftyp" and b"hei" in start:
-            raise ValueError(f"{path}: is a HEIC picture, which Pillow cannot read; save it as JPEG or PNG")
-    with name_parse_errors(path, "picture"):
-        image = Image.open(path)  # decodes no pixels yet
-    with image:
+    with open_picture(path) as image:
         if image.format == "EPS":
             raise ValueError(f"{path}: is EPS, a program that would draw the picture; save it as JPEG or PNG")
         if image.width * image.height > _MAX_PIXELS:
             limit = f"{_MAX_PIXELS // 10**6} megapixels"
             raise ValueError(f"{path}: image must be at most {limit}, got {image.width}x{image.height} pixels")
         with name_parse_errors(path, "picture"):
-            return _to_upright_grey(image)
-
-
-def _to_upright_grey(image: Image.Image) -> Float[np.ndarray, "h w"]:
-    """Decode a picture and scale it down; 16-bit and float pixels are relative to the largest."""
-    image.draft("L", (_WORKING_SIDE, _WORKING_SIDE))  # lets a JPEG decode at reduced size, which saves time and memory
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode == "LAB":
-        image = image.getchannel("L")  # Pillow cannot convert the three channels
-    is_8_bit = not image.mode.startswith(("I", "F"))
-    image = image.convert("RGBA" if is_8_bit else "F")  # Pillow scales down palette and 1-bit pictures badly
-    image.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
-    if is_8_bit:
-        return _composite(*(np.asarray(band, np.float32) / 255 for band in (image.convert("L"), image.getchannel("A"))))
-    values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
-    values -= min(values.min(), 0)
-    return values / max(values.max(), 1)
-
-
-def _composite(grey: Float[np.ndarray, "h w"], alpha: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """Put a drawing without paper on white, or on black if it is light, and a cut-out sheet on its own paper."""
-    visible = grey[alpha > 0.9]
-    is_sheet = visible.size > 0.5 * grey.size and np.ptp(visible) > 0.2
-    if is_sheet:
-        backdrop = np.median(visible)
-    elif (alpha * grey).sum() < 0.5 * alpha.sum():
-        backdrop = 1
-    else:
-        backdrop = 0
-    return alpha * grey + (1 - alpha) * np.float32(backdrop)
+            return to_grey(image, _WORKING_SIDE)
 
 
 # Find the ink.

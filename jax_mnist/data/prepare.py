@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..files import atomic_write
-from . import photos
+from . import photos, pictures
 from .download import cache_directory
 from .photos import Photo, prepare_photo
 
@@ -32,7 +32,7 @@ def prepare_pictures(
     seconds is kept in the cache directory, in one file for each `folder`; there a picture is known by its path, size
     and time of change, and by the code that prepared it. Delete the directory "prepared" to empty it.
     """
-    code = Path(photos.__file__).read_bytes()
+    code = Path(photos.__file__).read_bytes() + Path(pictures.__file__).read_bytes()
     keys = [hashlib.sha256(code + _identity(file)).hexdigest() for file in files]
     cache = cache_directory() / "prepared" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.npz"
     known = _read_cache(cache)

@@ -19,8 +19,14 @@ _CODES = {"uint8": 8, "int32": 12}
 
 
 def find_idx(directory: Path, name: str) -> Path | None:
-    """Return the path of an IDX file in a directory, or None; `spellings` lists the file names that it accepts."""
-    return next((directory / spelling for spelling in spellings(name) if (directory / spelling).is_file()), None)
+    """Return the path of an IDX file in a directory, or None; `spellings` lists the file names that it accepts.
+
+    The file may be in a folder that has its name, which 7-Zip makes when it unpacks a .gz.
+    """
+    names = spellings(name)
+    folders = [directory / folder for folder in names if (directory / folder).is_dir()]
+    paths = (top / spelling for top in (directory, *folders) for spelling in names)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def spellings(name: str) -> list[str]:

@@ -5,7 +5,7 @@ import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -14,17 +14,17 @@ from ...files import name_parse_errors, new_directory
 from ...types import Dataset, Splits
 from ..registry import HOLD_OUT
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 SIDE = 28
 """Height and width of an image in pixels."""
 
 _TRAIN = ("train", "training")  # accepted folder names, in any case
 _VALID = ("valid", "validation", "val", "testing", "test")
-_SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini")
+_SYSTEM = (
+    *("__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found"),
+    *("thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"),
+)
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
-# HEIC is a picture too, but Pillow does not read it: it is refused by name.
+# HEIC is a picture too, but Pillow does not read it: it is refused, not left out.
 _SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
     *(".avif", ".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".ico", ".pcx", ".heic", ".heif"),
@@ -46,12 +46,18 @@ class ImageFolder(NamedTuple):
 def find_folder(path: Path) -> ImageFolder | None:
     """Return the parts of an image folder, or None if the directory is not one.
 
-    The training images are in a folder train or training, or in the class folders that the directory holds itself.
+    The training images are in a folder train or training, or in the class folders that the directory holds itself. One
+    folder of pictures is not enough: it may be of any name, and hold pictures of all classes.
     """
-    folders = {folder.name.lower(): folder for folder in _folders(path)}
-    train, valid = (next((folders[n] for n in names if n in folders), None) for names in (_TRAIN, _VALID))
-    others = [folder for name, folder in folders.items() if folder != valid and (train or name in _VALID)]
-    if train is None and any(name not in _VALID and _has_pictures(folder) for name, folder in folders.items()):
+    folders = [(folder.name.lower(), folder) for folder in _folders(path)]
+    train, valid = (
+        next((folder for name in names for folder_name, folder in folders if folder_name == name), None)
+        for names in (_TRAIN, _VALID)
+    )
+    if train is not None and not _folders(train) and not _has_pictures(train) and list_visible(train):
+        return None  # such as the parts of a Hugging Face dataset
+    others = [folder for name, folder in folders if folder != valid and (train or name in _VALID)]
+    if train is None and sum(name not in _VALID and _has_pictures(folder) for name, folder in folders) > 1:
         train = path
     unused = tuple(folder for folder in others if folder != train and any(map(is_picture, _files(folder))))
     return None if train is None else ImageFolder(path, train, valid, unused)
@@ -81,16 +87,19 @@ def read_folder(
     inverted if they are dark on light; those of other sizes become what `prepare` makes of them. Without `prepare`
     nothing is inverted, and other sizes are refused. Returns the training and, if `with_valid`, the validation images
     (uint8 [n, 28, 28], labels int32 [n]), and what was done in words, empty if there is nothing to say. Raises
-    FileNotFoundError if the part is missing, and ValueError, naming the file or folder, if a class has no images, the
-    validation images have a class that the training images lack, or a picture cannot be read or prepared.
+    FileNotFoundError if the part is missing or has no class folders, and ValueError, naming the file or folder, if a
+    class has no images, the validation images have a class that the training images lack, or a picture cannot be read
+    or prepared.
     """
+    classes = class_folders(folder)
     if with_valid and folder.valid is None:
         raise FileNotFoundError(f"{folder.path}: has no folder {', '.join(_VALID[:-1])} or {_VALID[-1]}; {HOLD_OUT}")
-    classes = class_folders(folder)
     parts = [_unwrap(part) for part in (folder.train, folder.valid if with_valid else None) if part is not None]
     listed = [_list_part(part, classes, (folder.valid, *folder.unused)) for part in parts]
     images, notes = _read_pictures([file for files, _, _ in listed for file in files], prepare)
     others = sum((others for _, _, others in listed), collections.Counter())
+    beside = [child for top in {folder.path, folder.train, *parts} for child in list_visible(top)]
+    others.update(child.suffix.lower() for child in beside if is_picture(child) and child.is_file())
     if others:
         notes.append(f"{_count_by_suffix(others)} in the class folders or beside them left out")
     if with_valid:
@@ -170,7 +179,7 @@ def make_light_on_dark(images: UInt8[np.ndarray, "n h w"]) -> Bool[np.ndarray, "
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _SYSTEM
+    return name.startswith((".", "~$")) or name.lower() in _SYSTEM  # ~$ begins the lock files of Office
 
 
 def _folders(path: Path) -> list[Path]:
@@ -184,9 +193,19 @@ def _has_pictures(folder: Path) -> bool:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder and in the folders in it, without those that are hidden or of a system."""
-    for top, folders, names in os.walk(folder):
+    seen = set()
+    for top, folders, names in os.walk(folder, onerror=_raise_unless_missing, followlinks=True):
         folders[:] = [name for name in folders if not _is_hidden(name)]
+        if (real := os.path.realpath(top)) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
         yield from (Path(top, name) for name in names if not _is_hidden(name))
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # such as a folder that may not be read, which os.walk skips
+        raise error
 
 
 def _unwrap(part: Path) -> Path:
@@ -211,8 +230,13 @@ def _list_part(
     unknown_classes = {folder.name for folder in _folders(part) if folder not in other_parts} - set(classes)
     if unknown_classes:
         raise ValueError(f"{part}: classes must be among {sorted(classes)}, as in train, got {sorted(unknown_classes)}")
+    if not any((part / name).is_dir() for name in classes):  # such as a test set without labels
+        raise FileNotFoundError(
+            f"{part}: has no folder per class, such as {part / classes[0]}; it has {describe_contents(part)}; "
+            f"{HOLD_OUT}"
+        )
     pictures, labels = [], []
-    others = collections.Counter(child.suffix.lower() for child in list_visible(part) if is_picture(child))
+    others = collections.Counter()
     for name in sorted(classes):
         files = sorted(_files(part / name), key=lambda file: file.as_posix())
         found = [file for file in files if is_picture(file)]
@@ -261,36 +285,13 @@ def _shorten(errors: Sequence[ValueError]) -> str:
 
 def _read_picture(path: Path) -> tuple[np.ndarray | None, tuple[int, int]]:
     """Return a picture in gray, or None if it is not of SIDE x SIDE pixels, and its size."""
-    from PIL import Image
+    from ..pictures import open_picture, to_grey  # importing Pillow takes 0.1 s
 
-    if path.suffix.lower() in (".heic", ".heif"):
-        raise ValueError(f"{path}: is a HEIC picture, which is not supported; save it as JPEG or PNG")
-    # The contents tell the format: a PNG may be called .jpg.
-    with name_parse_errors(path, "picture"), Image.open(path, formats=_FORMATS) as image:
+    with open_picture(path, _FORMATS) as image:
         size = image.size
         if size != (SIDE, SIDE):
             return None, size
-        image.verify()  # the checksums: a truncated file can decode without error. Afterwards, the image is unusable.
-    with name_parse_errors(path, "picture"), Image.open(path, formats=_FORMATS) as image:
-        return _to_grey(image), size
-
-
-def _to_grey(image: "Image.Image") -> UInt8[np.ndarray, "h w"]:
-    """Return the gray values of a picture of any mode, of one with transparency on black or, if it is dark, white."""
-    from PIL import Image, ImageOps
-
-    image.load()  # a PNG may have its EXIF data after the pixels
-    if image.info or image.format == "TIFF":
-        ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith(("I", "F")):  # Pillow would clip these at 255 instead of scaling them to 8 bits
-        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0).clip(0)
-        white = next((white for white in (1, 255, 65535) if values.max() <= white), values.max())
-        return np.round(values / white * 255).astype(np.uint8)
-    if image.mode == "LAB":
-        image = image.getchannel("L")  # Pillow cannot convert the three channels
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        grey, alpha = np.asarray(image.convert("L"), np.float64), np.asarray(image.getchannel("A"), np.float64)
-        paper = "black" if (grey * alpha).sum() > 127.5 * alpha.sum() else "white"
-        image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image)
-    return np.asarray(image.convert("L"), np.uint8)
+        with name_parse_errors(path, "picture"):
+            image.verify()  # the checksums: a truncated file can decode without error. Afterwards, it is unusable.
+    with open_picture(path, _FORMATS) as image, name_parse_errors(path, "picture"):
+        return np.round(to_grey(image, SIDE) * 255).astype(np.uint8), size

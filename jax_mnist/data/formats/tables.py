@@ -24,7 +24,10 @@ _LINE_BYTES = 2**16  # of a row at most: 785 numbers of many digits
 _LABELS = ("label", "labels", "class", "target", "digit", "y")  # the accepted names of the column, in any case
 _INDICES = ("", "unnamed: 0", "index", "id", "imageid")  # names of columns that are neither labels nor pixels
 _TRAIN_ARRAYS = (("x_train", "y_train"), ("train_images", "train_labels"))
-_VALID_ARRAYS = (("x_val", "y_val"), ("val_images", "val_labels"), ("x_test", "y_test"), ("test_images", "test_labels"))
+_VALID_ARRAYS = (
+    *(("x_valid", "y_valid"), ("x_val", "y_val"), ("valid_images", "valid_labels"), ("val_images", "val_labels")),
+    *(("x_test", "y_test"), ("test_images", "test_labels")),
+)
 
 
 class Table(NamedTuple):
@@ -96,10 +99,8 @@ def read_table(table: Table, *, with_valid: bool = True, prepare: bool = True) -
     datasets, inverted = [], 0
     for file, images, labels in parts:
         labels = _check_labels(file, labels, known)
-        if len(images) != len(labels) or len(images) == 0:
-            raise ValueError(
-                f"{file}: must have one image per label and at least one, got {len(images)} and {len(labels)}"
-            )
+        if len(images) != len(labels):
+            raise ValueError(f"{file}: must have one image per label, got {len(images)} and {len(labels)}")
         if known is not None and known.transposed:
             images = images.transpose(0, 2, 1).copy()
         inverted += int(make_light_on_dark(images).sum()) if prepare else 0
@@ -138,8 +139,10 @@ def _check_labels(path: Path, labels: Any, known: IdxSet | None = None) -> np.nd
             f"{path}: must have a column of labels, called label or the first of 785, got {SIDE * SIDE} columns; "
             "`predict RUN FILE --submission OUT` reads images without labels"
         )
+    if len(labels) == 0:
+        raise ValueError(f"{path}: must have at least one image, got none")
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.ndim != 1 or len(labels) == 0:
+    if labels.ndim != 1:
         raise ValueError(
             f"{path}: labels must be [n] whole numbers, got {list(labels.shape)}; of one-hot labels take the argmax"
         )
@@ -176,6 +179,7 @@ class _Header(NamedTuple):
     delimiter: str
     columns: int
     label: int | None
+    is_label_guessed: bool
     pixels: list[int]
 
 
@@ -185,17 +189,37 @@ def _read_header(path: Path) -> _Header:
     delimiter = max(",;\t", key=first.count)
     with name_parse_errors(path, "CSV"):
         names = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter), [])]
-    has_names = not all(map(_is_number, names))
+    texts = [name for name in names if name]
+    numbers = [text for text in texts if _is_number(text)]
+    if {"0", "0.1", "0.2"} <= {*numbers} and len({*numbers}) == len(numbers):
+        raise ValueError(
+            f"{path}: has its first image as the names of its columns, 0, 0.1, 0.2, ...: pandas wrote it after reading "
+            "a file without names; give that file, or read it with header=None and write it again"
+        )
+    # Of an image many pixels are equal; the numbers among the names of columns are not.
+    has_names = len({*numbers}) == len(numbers) and (texts != numbers or numbers == [*map(str, range(len(numbers)))])
     label = next((i for i, name in enumerate(names) if name in _LABELS), None) if has_names else None
-    pixels = [i for i, name in enumerate(names) if i != label and not (has_names and name in _INDICES)]
-    if label is None and len(pixels) == SIDE * SIDE + 1:
+    ignored = [i for i, name in enumerate(names) if has_names and name in _INDICES]
+    ignored += [len(names) - 1] if names[-1:] == [""] else []  # every line ends with a delimiter
+    pixels = [i for i in range(len(names)) if i != label and i not in ignored]
+    is_label_guessed = label is None and len(pixels) == SIDE * SIDE + 1
+    if is_label_guessed:
         label, *pixels = pixels
+        kind, kind_of_pixels = (re.sub(r"\d+", "", names[i]) for i in (label, pixels[0]))
+        if has_names and kind == kind_of_pixels != "":
+            raise ValueError(
+                f"{path}: the column of labels must be called label or class, or be the first, got "
+                f"{names[label]}, {names[pixels[0]]}, ..., {names[pixels[-1]]}"
+            )
     if len(pixels) != SIDE * SIDE:
         raise ValueError(
             f"{path}: must have {SIDE * SIDE} columns of pixels and one of labels, called label or the first, got "
             f"{len(names)} column{'s' if len(names) > 1 else ''}"
         )
-    return _Header(has_names, delimiter, len(names), label, pixels)
+    found = [re.findall(r"\d{1,9}", names[i]) for i in pixels]
+    if has_names and all(len(numbers) == 1 for numbers in found):  # pixel0, pixel1, pixel10, ... are sorted as text
+        pixels = [i for _, i in sorted(zip([int(number) for (number,) in found], pixels, strict=True))]
+    return _Header(has_names, delimiter, len(names), label, is_label_guessed, pixels)
 
 
 def _read_csv(path: Path, pixels: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
@@ -224,8 +248,16 @@ def _read_csv(path: Path, pixels: bool = True) -> tuple[np.ndarray, np.ndarray |
             if pixels:
                 scale = _scale(values) if scale is None else scale
                 images.append(_to_uint8(path, values, scale).reshape(-1, SIDE, SIDE))
-    empty = np.zeros((0, SIDE, SIDE), np.uint8)
-    return np.concatenate([empty, *images]), None if header.label is None else np.concatenate([np.zeros(0), *labels])
+    images = np.concatenate([np.zeros((0, SIDE, SIDE), np.uint8), *images])
+    if header.label is None:
+        return images, None
+    labels = np.concatenate([np.zeros(0), *labels])
+    if header.is_label_guessed and len(images) > 1 and np.ptp(labels) == 0 and np.ptp(images[:, -1, -1]) > 0:
+        raise ValueError(
+            f"{path}: labels must be in the first column, or in one that the first line calls label, got "
+            f"{labels[0]:g} in the first column of all {len(labels):,} images"
+        )
+    return images, labels
 
 
 def _parse_rows(path: Path, row: int, lines: Sequence[str], header: _Header, columns: Sequence[int]) -> np.ndarray:
@@ -246,6 +278,8 @@ def _lines(path: Path, file: io.BufferedIOBase) -> Iterator[str]:
     number = 0
     while line := file.readline(_LINE_BYTES):
         number += 1
+        if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ValueError(f"{path}: must be a CSV in UTF-8, got UTF-16; save it again")
         if len(line) == _LINE_BYTES:
             raise ValueError(f"{path}: is not a CSV of images: line {number} has more than {_LINE_BYTES:,} bytes")
         if not line.strip():
@@ -282,7 +316,7 @@ def _read_npz(path: Path, with_valid: bool) -> tuple[list[tuple[np.ndarray, np.n
         parts = []
         for images_name, labels_name in pairs:
             images = _read_array(path, archive, members[images_name])
-            shape = images.shape[1:3] if images.ndim == 4 and images.shape[3] == 1 else images.shape[1:]
+            shape = tuple(side for side in images.shape[1:] if side != 1)  # without the channel, first or last
             if shape not in ((SIDE, SIDE), (SIDE * SIDE,)):
                 raise ValueError(
                     f"{path}: {images_name} must be [n, {SIDE}, {SIDE}] or [n, {SIDE * SIDE}], got {list(images.shape)}"

@@ -16,7 +16,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from ...files import name_parse_errors
 from ...types import Dataset, Splits
-from ..registry import FAMILY, HOLD_OUT
+from ..registry import FAMILY, HOLD_OUT, IDX_SETS, IdxSet
 
 FORMAT = "array_record"
 """The only format that TFDS reads and writes correctly without TensorFlow: Parquet silently drops records."""
@@ -31,9 +31,10 @@ def read_tfds(name: str, data_dir: str | Path | None = None) -> Splits:
 
     `name` is TFDS's name ("mnist", "emnist/letters"). `data_dir` defaults to TFDS's: the environment variable
     TFDS_DATA_DIR, else ~/tensorflow_datasets. Returns the splits "train" and "test" ("validation" if there is no
-    "test"), images uint8 [n, h, w] and labels int32 [n]. The files are array_record or tfrecord. Raises
-    FileNotFoundError, with the command that prepares the dataset, if it is not prepared, and ValueError, naming the
-    file, if it is damaged, or if it has other features, splits or file formats.
+    "test"), images uint8 [n, h, w] and labels int32 [n]. EMNIST's images, which TFDS has transposed, are upright. The
+    files are array_record or tfrecord. Raises FileNotFoundError, with the command that prepares the dataset, if it is
+    not prepared, or has no validation images, and ValueError, naming the file, if it is damaged, or has other features
+    or file formats.
 
     >>> import tempfile
     >>> from jax_mnist import load
@@ -47,7 +48,7 @@ def read_tfds(name: str, data_dir: str | Path | None = None) -> Splits:
     builder = _prepared_builder(name, data_dir)
     valid = next((split for split in ("test", "validation") if split in builder.info.splits), None)
     if valid is None:
-        raise ValueError(
+        raise FileNotFoundError(
             f"tfds:{name}: splits must include test or validation, got {list(builder.info.splits)}; {HOLD_OUT}"
         )
     return Splits(_read_split(builder, "train"), _read_split(builder, valid))
@@ -60,7 +61,9 @@ def read_tfds_train(name: str, data_dir: str | Path | None = None) -> Dataset:
 
 def tfds_class_names(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
     """Return the class names of a prepared dataset, indexed by label; raises as `read_tfds` does."""
-    return tuple(_prepared_builder(name, data_dir).info.features["label"].names)
+    builder = _prepared_builder(name, data_dir)
+    emnist = _emnist_set(builder)
+    return tuple(builder.info.features["label"].names) if emnist is None else emnist.classes
 
 
 def data_directory() -> Path:
@@ -170,6 +173,11 @@ def _prepared_builder(name: str, data_dir: str | Path | None) -> Any:
     return builder
 
 
+def _emnist_set(builder: Any) -> IdxSet | None:
+    """Return EMNIST's set of IDX files, whose images TFDS stores as they are, and whose classes it does not name."""
+    return IDX_SETS[f"emnist-{builder.builder_config.name}"] if builder.name == "emnist" else None
+
+
 def _read_split(builder: Any, split: str) -> Dataset:
     info = builder.info
     stored = [file_format.value for file_format in info.available_file_formats()]
@@ -182,13 +190,20 @@ def _read_split(builder: Any, split: str) -> Dataset:
     with name_parse_errors(path, f"{kind} of images"):
         for image, label in read(builder, split):
             # Decoding the PNGs here takes half the time of TFDS's decoder and does not need OpenCV.
-            images[index], labels[index] = np.asarray(Image.open(io.BytesIO(image))), label
+            picture = Image.open(io.BytesIO(image))
+            if picture.size != images.shape[:0:-1]:  # before it is decoded, since a small PNG may declare a huge one
+                raise ValueError(f"image {index} must have {images.shape[1:]} pixels, got {picture.size[::-1]}")
+            images[index], labels[index] = np.asarray(picture), label
             index += 1
         if index != len(images):
             raise ValueError(f"must have {len(images):,} records, got {index:,}")
-        if len(labels) and not 0 <= labels.min() <= labels.max() < info.features["label"].num_classes:
-            raise ValueError(f"labels must be below {info.features['label'].num_classes}, got {labels.max()}")
-    return Dataset(images, labels)
+        emnist = _emnist_set(builder)
+        first, classes = (
+            (0, info.features["label"].num_classes) if emnist is None else (emnist.first_label, len(emnist.classes))
+        )
+        if len(labels) and not first <= labels.min() <= labels.max() < first + classes:
+            raise ValueError(f"labels must be {first} to {first + classes - 1}, got {labels.min()}..{labels.max()}")
+    return Dataset(images if emnist is None else images.transpose(0, 2, 1).copy(), labels - np.int32(first))
 
 
 def _read_array_records(builder: Any, split: str) -> Iterator[tuple[bytes, int]]:

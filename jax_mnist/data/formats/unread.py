@@ -19,6 +19,8 @@ _EXCEL = "a spreadsheet; save it as CSV"
 _TFRECORD = "a file of TensorFlow Datasets; give tfds:NAME, with TFDS_DATA_DIR set to the directory above NAME"
 _PICTURE = "one picture; give a directory with a folder of pictures for each class. `predict RUN PICTURE` reads it"
 
+_UNKNOWN = "not a dataset that is read; expected .npz or .csv, plain or .gz, or a directory"
+
 _BY_START = {
     b"PAR1": _PARQUET,
     b"ARROW1": _ARROW,
@@ -84,7 +86,7 @@ def describe_file(path: Path) -> str:
         return _UNPACK
     if is_picture(path):
         return _PICTURE
-    return "not a dataset that is read; expected .npz or .csv, plain or .gz, or a directory"
+    return _UNKNOWN
 
 
 def describe_directory(path: Path) -> str | None:
@@ -101,11 +103,12 @@ def describe_directory(path: Path) -> str | None:
         )
     if "dataset_info.json" in names or "features.json" in names:
         return "a dataset of TensorFlow Datasets; give tfds:NAME, with TFDS_DATA_DIR set to the directory above NAME"
-    pictures = sum(map(is_picture, files))
+    pictures = sum(map(is_picture, [*files, *below]))
     if pictures:
         return f"{pictures:,} pictures without classes; put those of each class into a folder named after it"
-    others = [file for file in files if describe_file(file) in (_PICKLE, _MATLAB, _HDF5, _TORCH, _UNPACK, _ARROW)]
-    return f"without a dataset that is read; {others[0].name} is {describe_file(others[0])}" if others else None
+    described = ((file, describe_file(file)) for file in [*files, *below] if file.is_file())
+    other = next(((file, what) for file, what in described if what not in (_UNKNOWN, _IDX)), None)
+    return f"without a dataset that is read; {other[0].relative_to(path)} is {other[1]}" if other else None
 
 
 def _unzipped_start(path: Path) -> bytes:
