@@ -66,14 +66,19 @@ def prepare_photo(path: str | Path) -> Photo:
 
 def _read_grey(path: Path) -> Float[np.ndarray, "h w"]:
     """Read a picture upright, gray in [0, 1], with at most _WORKING_SIDE pixels per side."""
+    if path.is_dir():
+        raise ValueError(f"{path}: must be a picture, got a directory; give the pictures in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; expected a picture, such as a PNG or JPEG")
     with path.open("rb") as file:
         start = file.read(64)
         if start[4:8] == b"ftyp" and b"hei" in start:
             raise ValueError(f"{path}: is a HEIC picture, which Pillow cannot read; save it as JPEG or PNG")
-    with name_parse_errors(path, "picture"):
-        image = Image.open(path)  # decodes no pixels yet
+    try:
+        with name_parse_errors(path, "picture"):
+            image = Image.open(path)  # decodes no pixels yet
+    except ValueError as error:
+        raise ValueError(f"{error}; save it as JPEG or PNG") from error
     with image:
         if image.format == "EPS":
             raise ValueError(f"{path}: is EPS, a program that would draw the picture; save it as JPEG or PNG")
@@ -160,7 +165,8 @@ def _fit_paper(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     coefficients = np.array([np.median(edge), 0, 0, 0, 0, 0], np.float32)  # in a close crop, paper is most of the edge
     for _ in range(8):
         distance = np.abs(sampled_grey - sampled_terms @ coefficients)
-        is_paper = distance <= max(2.5 * float(np.median(distance)), 0.02)
+        # Of a close crop of a thick pen, the median pixel is ink.
+        is_paper = distance <= max(min(2.5 * float(np.median(distance)), 0.5 * float(distance.max())), 0.02)
         near = sampled_terms[is_paper]
         # The normal equations take a tenth of the time; lstsq, not solve, since a narrow picture makes them singular.
         coefficients = np.linalg.lstsq(near.T @ near, near.T @ sampled_grey[is_paper], rcond=None)[0]
