@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from PIL import Image, ImageDraw, ImageOps
 from scipy import ndimage
 
 from ..files import name_parse_errors
@@ -161,8 +161,7 @@ def _fit_paper(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
     stride = max(grey.size // 5000, 1)  # a few thousand pixels are enough to fit six coefficients
     sampled_terms, sampled_grey = terms[::stride], grey.reshape(-1)[::stride]
-    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    coefficients = np.array([np.median(edge), 0, 0, 0, 0, 0], np.float32)  # in a close crop, paper is most of the edge
+    coefficients = np.array([np.median(_edge(grey)), 0, 0, 0, 0, 0], np.float32)  # in a close crop, paper is most of the edge
     for _ in range(8):
         distance = np.abs(sampled_grey - sampled_terms @ coefficients)
         # Of a close crop of a thick pen, the median pixel is ink.
@@ -190,7 +189,7 @@ class _Digit(NamedTuple):
 def _find_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
     """Return the digit, looked for inside a sheet first, then in the picture; None if there is no ink."""
     sheet = _find_sheet(grey)
-    inner = _find_digit(grey[sheet]) if sheet else None
+    inner = None if sheet is None else _find_digit(sheet)
     if inner and inner.length and not inner.is_doubtful:
         return inner._replace(is_cropped=True)
     digit = _pick_digit(grey)
@@ -204,8 +203,8 @@ def _find_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
     return best if best.length and not any(found.is_doubtful for found in flat) else digit
 
 
-def _find_sheet(grey: Float[np.ndarray, "h w"]) -> tuple[slice, slice] | None:
-    """Return the inside of the first light or dark rectangle, or None: a sheet on a table, a plot, a ruled box."""
+def _find_sheet(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "a b"] | None:
+    """Return the inside of the first light or dark quadrilateral, or None: a sheet on a table, a plot, a ruled box."""
     threshold = grey.mean()
     for _ in range(10):  # to the middle between the means of both sides
         is_light = grey > threshold
@@ -214,15 +213,35 @@ def _find_sheet(grey: Float[np.ndarray, "h w"]) -> tuple[slice, slice] | None:
         threshold = (grey[is_light].mean() + grey[~is_light].mean()) / 2
     for mask in (grey > threshold, grey <= threshold):
         pieces = _label(mask, diagonally=False)
-        for n, (rows, columns) in enumerate(ndimage.find_objects(pieces), 1):
-            height, width = rows.stop - rows.start, columns.stop - columns.start
+        for n, box in enumerate(ndimage.find_objects(pieces), 1):
+            piece = pieces[box] == n
+            height, width = piece.shape
             if min(height, width) < max(0.3 * min(grey.shape), SIDE) or height * width > 0.97 * grey.size:
                 continue
-            piece = pieces[rows, columns] == n
-            if piece.mean() > 0.5 and np.asarray(ndimage.binary_fill_holes(piece)).mean() > 0.9:  # a 0 fills less
-                y, x = max(round(0.015 * height), 1), max(round(0.015 * width), 1)  # what a slant or a blur leaves
-                return slice(rows.start + y, rows.stop - y), slice(columns.start + x, columns.stop - x)
+            filled = np.asarray(ndimage.binary_fill_holes(piece))
+            if piece.sum() < 0.55 * filled.sum():
+                continue
+            if filled.mean() > 0.9 or (_is_quadrilateral(filled) and _edge(pieces == n).mean() < 0.1):
+                margin = max(round(0.015 * max(height, width)), 1)  # what a blur leaves
+                inside = ndimage.binary_erosion(filled, iterations=margin)
+                # Around a slanted sheet its paper goes on.
+                nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+                return grey[box][tuple(nearest)]
     return None
+
+
+def _is_quadrilateral(mask: Bool[np.ndarray, "h w"]) -> bool:
+    """Return True if the mask fills the quadrilateral between its four diagonal extremes, which no digit does."""
+    y, x = np.nonzero(mask)
+    corners = [np.argmin(x + y), np.argmax(x - y), np.argmax(x + y), np.argmin(x - y)]
+    quadrilateral = Image.new("1", mask.shape[::-1])
+    ImageDraw.Draw(quadrilateral).polygon([(int(x[n]), int(y[n])) for n in corners], fill=1)
+    return bool((mask ^ np.asarray(quadrilateral)).sum() < 0.06 * mask.sum())
+
+
+def _edge(values: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, " n"]:
+    """Return the outermost pixels."""
+    return np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
 
 
 def _flatten(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
@@ -252,20 +271,29 @@ def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
     is_dropped = at_edge & has_digit.any()
     for n, box in enumerate(boxes):
         is_inside = (top > top[n]) & (left > left[n]) & (bottom < bottom[n]) & (right < right[n])
-        if (is_inside & (lengths > 0.15 * lengths[n])).any():
-            is_dropped[n] |= _is_frame(pieces[box] == n + 1)
+        is_tall = is_inside & (heights > 0.3 * heights[n])  # taller than the middle bar of a 3
+        if is_tall.any():
+            piece = pieces[box] == n + 1
+            enclosed = np.unique(pieces[box][np.asarray(ndimage.binary_fill_holes(piece)) & ~piece])
+            is_dropped[n] |= _is_frame(piece, 3) or bool(is_tall[enclosed[enclosed > 0] - 1].any())
+        elif (is_inside & (lengths > 0.15 * lengths[n])).any():
+            is_dropped[n] |= _is_frame(pieces[box] == n + 1, 4)
     sizes = np.where(is_dropped, 0, np.bincount(pieces.ravel())[1:])
     is_kept = sizes >= 0.08 * sizes.max()
+    # A short piece far from the longest is not a stroke of the digit, such as the hole of a punch.
+    longest = int(np.argmax(lengths * is_kept))
+    gaps_y = np.maximum(top - bottom[longest], top[longest] - bottom)
+    gaps_x = np.maximum(left - right[longest], left[longest] - right)
+    is_kept &= (lengths > 0.3 * lengths[longest]) | (np.maximum(gaps_y, gaps_x) < 0.25 * lengths[longest])
 
     near_strokes = ndimage.binary_dilation(np.append(False, is_kept)[pieces], iterations=2)  # with their soft edges
-    edge = np.concatenate([ink.is_stroke[side] for side in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1])])
     return _Digit(
         density=np.where(near_strokes, ink.density, 0),
         is_dark=ink.is_dark,
         is_cropped=bool(is_dropped.any()),
         is_several=_is_several(top[is_kept], bottom[is_kept], left[is_kept], right[is_kept]),
         length=int((lengths * (is_kept & is_inner)).max()),
-        is_doubtful=bool(edge.mean() > 0.15) and not has_digit.any(),
+        is_doubtful=bool(_edge(ink.is_stroke).mean() > 0.15) and not has_digit.any(),
     )
 
 
@@ -276,11 +304,11 @@ def _label(mask: Bool[np.ndarray, "h w"], diagonally: bool) -> Int[np.ndarray, "
     return pieces
 
 
-def _is_frame(piece: Bool[np.ndarray, "h w"]) -> bool:
-    """Return True if a piece has ink along more than 80% of each side of its bounding box."""
+def _is_frame(piece: Bool[np.ndarray, "h w"], count: int) -> bool:
+    """Return True if a piece has ink along more than 80% of at least `count` sides of its bounding box."""
     margin = max(max(piece.shape) // 20, 1)  # a photographed frame is slightly slanted
     sides = piece[:margin].any(0), piece[-margin:].any(0), piece[:, :margin].any(1), piece[:, -margin:].any(1)
-    return all(bool(side.mean() > 0.8) for side in sides)
+    return sum(bool(side.mean() > 0.8) for side in sides) >= count
 
 
 def _is_several(
