@@ -311,7 +311,7 @@ def test_several_digits_are_refused(mnist, tmp_path):
         try:
             read_photo(tmp_path / "photo.png")
         except ValueError as error:
-            refused += "photo.png: shows several digits side by side; expected one digit" in str(error)
+            refused += "photo.png: shows several digits; expected one digit" in str(error)
     assert refused >= 19
 
 

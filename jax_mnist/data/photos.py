@@ -53,11 +53,14 @@ def read_photo(path: str | Path) -> UInt8[np.ndarray, "28 28"]:
 
 def prepare_photo(path: str | Path) -> Photo:
     """Return the image that `read_photo` returns, and what was done to the picture. Raises the same exceptions."""
-    digit = _find_digit(_read_grey(Path(path)))
+    grey = _read_grey(Path(path))
+    digit = _find_digit(grey)
+    if digit is None and min(grey.shape) > 4 * SIDE:  # the mean of 9 pixels has less noise, such as that of dithering
+        digit = _find_digit(np.asarray(Image.fromarray(grey).reduce(3)))
     if digit is None:
         raise ValueError(f"{path}: shows no digit; expected one digit, dark on light or light on dark")
     if digit.is_several:
-        raise ValueError(f"{path}: shows several digits side by side; expected one digit")
+        raise ValueError(f"{path}: shows several digits; expected one digit")
     return Photo(_to_mnist_format(digit.density), digit.is_dark, digit.is_cropped)
 
 
@@ -148,8 +151,9 @@ def _estimate_noise(grey: Float[np.ndarray, "h w"], difference: Float[np.ndarray
     The difference from the paper is too high an estimate for a blurred close crop, most of whose pixels are ink, and
     for a shadow, which the fit does not follow; the second differences are too high for small sharp pictures.
     """
-    neighbors = (grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]) / 4
-    second_difference = (grey[1:-1, 1:-1] - neighbors) / np.sqrt(1.25)
+    # Scaling down has correlated the noise of adjacent pixels, so the differences are to the second next ones.
+    neighbors = (grey[:-4, 2:-2] + grey[4:, 2:-2] + grey[2:-2, :-4] + grey[2:-2, 4:]) / 4
+    second_difference = (grey[2:-2, 2:-2] - neighbors) / np.sqrt(1.25)
     estimates = (difference, second_difference) if second_difference.size else (difference,)
     return min(1.4826 * float(np.median(np.abs(values))) for values in estimates)
 
@@ -286,6 +290,13 @@ def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
     gaps_x = np.maximum(left - right[longest], left[longest] - right)
     is_kept &= (lengths > 0.3 * lengths[longest]) | (np.maximum(gaps_y, gaps_x) < 0.25 * lengths[longest])
 
+    height, width = bottom[is_kept].max() - top[is_kept].min(), right[is_kept].max() - left[is_kept].min()
+    is_scattered = lengths[is_kept].max() < 0.08 * max(height, width)  # such as noise, or a page of text
+    # Of the digits in MNIST's training images that are less than twice as high as wide, the boldest fills 86% of its box.
+    is_block = sizes[is_kept].sum() > 0.9 * height * width and max(height, width) < 2 * min(height, width)
+    if is_scattered or is_block:
+        return None
+
     near_strokes = ndimage.binary_dilation(np.append(False, is_kept)[pieces], iterations=2)  # with their soft edges
     return _Digit(
         density=np.where(near_strokes, ink.density, 0),
@@ -314,17 +325,25 @@ def _is_frame(piece: Bool[np.ndarray, "h w"], count: int) -> bool:
 def _is_several(
     top: Int[np.ndarray, " n"], bottom: Int[np.ndarray, " n"], left: Int[np.ndarray, " n"], right: Int[np.ndarray, " n"]
 ) -> bool:
-    """Return True if pieces side by side are too alike in height, and too far apart, for the strokes of one digit."""
-    order = np.argsort(left)
-    top, bottom, left, right = top[order], bottom[order], left[order], np.maximum.accumulate(right[order])
-    gaps = left[1:] - right[:-1]
-    starts = np.flatnonzero(np.append(True, gaps > 0))  # of the groups of pieces with a gap between them
-    heights = np.maximum.reduceat(bottom, starts) - np.minimum.reduceat(top, starts)
-    if len(starts) == 1 or np.sort(heights)[-2] < 0.6 * heights.max():
-        return False
-    height = bottom.max() - top.min()
-    is_wide = right[-1] - left[0] > 0.9 * height and gaps.max() > 0.05 * height  # a broken 5 has a narrower gap
-    return bool(is_wide or gaps.max() > 0.25 * height)  # two 1s are narrow
+    """Return True if pieces are too alike in height, and too far apart, for the strokes of one digit."""
+    height, width = bottom.max() - top.min(), right.max() - left.min()
+    heights, gap = _separate(left, right, top, bottom)
+    is_wide = width > 0.9 * height and gap > 0.05 * height  # a broken 5 has a narrower gap
+    if (heights > 0.6 * heights.max()).sum() > 1 and (is_wide or gap > 0.25 * height):  # two 1s are narrow
+        return True
+    heights, gap = _separate(top, bottom, top, bottom)
+    return bool((heights > 0.6 * heights.max()).sum() > 1 and gap > 0.15 * heights.max())  # one above the other
+
+
+def _separate(
+    start: Int[np.ndarray, " n"], stop: Int[np.ndarray, " n"], top: Int[np.ndarray, " n"], bottom: Int[np.ndarray, " n"]
+) -> tuple[Int[np.ndarray, " g"], int]:
+    """Return the heights of the groups of pieces with a gap between them along an axis, and the largest gap, or 0."""
+    order = np.argsort(start)
+    gaps = start[order][1:] - np.maximum.accumulate(stop[order])[:-1]
+    groups = np.flatnonzero(np.append(True, gaps > 0))
+    heights = np.maximum.reduceat(bottom[order], groups) - np.minimum.reduceat(top[order], groups)
+    return heights, int(gaps.max(initial=0))
 
 
 # To MNIST's format.
