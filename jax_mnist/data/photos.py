@@ -165,7 +165,8 @@ def _fit_paper(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
     stride = max(grey.size // 5000, 1)  # a few thousand pixels are enough to fit six coefficients
     sampled_terms, sampled_grey = terms[::stride], grey.reshape(-1)[::stride]
-    coefficients = np.array([np.median(_edge(grey)), 0, 0, 0, 0, 0], np.float32)  # in a close crop, paper is most of the edge
+    edge = np.median(_edge(grey))  # in a close crop, paper is most of the edge
+    coefficients = np.array([edge, 0, 0, 0, 0, 0], np.float32)
     for _ in range(8):
         distance = np.abs(sampled_grey - sampled_terms @ coefficients)
         # Of a close crop of a thick pen, the median pixel is ink.
@@ -197,7 +198,7 @@ def _find_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
     if inner and inner.length and not inner.is_doubtful:
         return inner._replace(is_cropped=True)
     digit = _pick_digit(grey)
-    if digit is None or not digit.is_doubtful:
+    if digit is None or not digit.is_doubtful or max(grey.shape) <= SIDE:  # no photo is this small
         return digit
     # The paper is not smooth: a shadow falls on it. Of the wrong polarity only gaps between strokes are left, which
     # are shorter than the digit.
@@ -220,12 +221,14 @@ def _find_sheet(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "a b"] | No
         for n, box in enumerate(ndimage.find_objects(pieces), 1):
             piece = pieces[box] == n
             height, width = piece.shape
-            if min(height, width) < max(0.3 * min(grey.shape), SIDE) or height * width > 0.97 * grey.size:
+            if min(height, width) < max(0.3 * min(grey.shape), SIDE):
                 continue
             filled = np.asarray(ndimage.binary_fill_holes(piece))
-            if piece.sum() < 0.55 * filled.sum():
+            if piece.sum() < 0.55 * filled.sum() or filled.sum() > 0.97 * grey.size:
                 continue
-            if filled.mean() > 0.9 or (_is_quadrilateral(filled) and _edge(pieces == n).mean() < 0.1):
+            at_edge = _edge(pieces == n).mean()
+            is_slanted = at_edge < 0.1 and _is_quadrilateral(filled)
+            if filled.mean() > 0.9 or is_slanted or (at_edge > 0.3 and _is_cut_sheet(filled, grey.size)):
                 margin = max(round(0.015 * max(height, width)), 1)  # what a blur leaves
                 inside = ndimage.binary_erosion(filled, iterations=margin)
                 # Around a slanted sheet its paper goes on.
@@ -241,6 +244,18 @@ def _is_quadrilateral(mask: Bool[np.ndarray, "h w"]) -> bool:
     quadrilateral = Image.new("1", mask.shape[::-1])
     ImageDraw.Draw(quadrilateral).polygon([(int(x[n]), int(y[n])) for n in corners], fill=1)
     return bool((mask ^ np.asarray(quadrilateral)).sum() < 0.06 * mask.sum())
+
+
+def _is_cut_sheet(mask: Bool[np.ndarray, "h w"], size: int) -> bool:
+    """Return True if the mask is convex, more than half the picture, and leaves two or more of its corners free.
+
+    It is then a slanted sheet partly out of view, and not what a shadow leaves, which is on one side.
+    """
+    if mask.sum() < 0.5 * size or _label(~mask, diagonally=False).max() < 2:
+        return False
+    hulls = [np.maximum.accumulate(m, axis) & np.maximum.accumulate(m[::-1, ::-1], axis)[::-1, ::-1]
+             for m, axis in ((mask, 0), (mask, 1))]  # fmt: skip
+    return all(bool(hull.sum() < 1.02 * mask.sum()) for hull in hulls)
 
 
 def _edge(values: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, " n"]:
@@ -273,7 +288,8 @@ def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
     is_inner = ~at_edge & (heights >= 0.15 * height)
     has_digit = is_inner & (lengths >= 0.25 * lengths[at_edge & ~crosses].max(initial=0))
     is_dropped = at_edge & has_digit.any()
-    for n, box in enumerate(boxes):
+    for n in np.flatnonzero(lengths > 0.1 * max(grey.shape)):
+        box = boxes[n]
         is_inside = (top > top[n]) & (left > left[n]) & (bottom < bottom[n]) & (right < right[n])
         is_tall = is_inside & (heights > 0.3 * heights[n])  # taller than the middle bar of a 3
         if is_tall.any():
@@ -304,7 +320,11 @@ def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
         is_cropped=bool(is_dropped.any()),
         is_several=_is_several(top[is_kept], bottom[is_kept], left[is_kept], right[is_kept]),
         length=int((lengths * (is_kept & is_inner)).max()),
-        is_doubtful=bool(_edge(ink.is_stroke).mean() > 0.15) and not has_digit.any(),
+        is_doubtful=(
+            bool(_edge(ink.is_stroke).mean() > 0.15)
+            and not has_digit.any()
+            and (height < 0.95 * grey.shape[0] or width < 0.95 * grey.shape[1])  # it is not just closely cropped
+        ),
     )
 
 
