@@ -138,7 +138,8 @@ def _find_ink(grey: Float[np.ndarray, "h w"]) -> _Ink | None:
     # Stroke pixels are few but far from the paper, so the cube of the difference has their sign.
     sign = np.sign(np.vdot(difference * difference, difference))
     ink = np.maximum(difference * sign, 0)
-    threshold = max(6 * _estimate_noise(grey, difference), 0.02)
+    noise = 0 if max(grey.shape) <= SIDE else _estimate_noise(grey, difference)  # most pixels can be strokes' edges
+    threshold = max(6 * noise, 0.02)
     if ink.max() <= threshold:
         return None
     full_ink = float(np.median(ink[ink > max(threshold, 0.5 * ink.max())]))
@@ -227,13 +228,14 @@ def _find_sheet(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "a b"] | No
             if piece.sum() < 0.55 * filled.sum() or filled.sum() > 0.97 * grey.size:
                 continue
             at_edge = _edge(pieces == n).mean()
-            is_slanted = at_edge < 0.1 and _is_quadrilateral(filled)
-            if filled.mean() > 0.9 or is_slanted or (at_edge > 0.3 and _is_cut_sheet(filled, grey.size)):
-                margin = max(round(0.015 * max(height, width)), 1)  # what a blur leaves
+            margin = max(round(0.015 * max(height, width)), 1)  # what a slant or a blur leaves
+            if (at_edge < 0.1 and _is_quadrilateral(filled)) or (at_edge > 0.3 and _is_cut_sheet(filled, grey.size)):
                 inside = ndimage.binary_erosion(filled, iterations=margin)
                 # Around a slanted sheet its paper goes on.
                 nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
                 return grey[box][tuple(nearest)]
+            if filled.mean() > 0.9 and height * width < 0.97 * grey.size:
+                return grey[box][margin:-margin, margin:-margin]
     return None
 
 
@@ -308,10 +310,11 @@ def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
 
     height, width = bottom[is_kept].max() - top[is_kept].min(), right[is_kept].max() - left[is_kept].min()
     is_scattered = lengths[is_kept].max() < 0.08 * max(height, width)  # such as noise, or a page of text
-    # Of the digits in MNIST's training images that are less than twice as high as wide, the boldest fills 86% of its box.
+    # Of MNIST's training images that are less than twice as high as wide, the boldest fills 86% of its box.
     is_block = sizes[is_kept].sum() > 0.9 * height * width and max(height, width) < 2 * min(height, width)
     if is_scattered or is_block:
         return None
+    is_close_crop = height > 0.9 * grey.shape[0] and width > 0.9 * grey.shape[1]
 
     near_strokes = ndimage.binary_dilation(np.append(False, is_kept)[pieces], iterations=2)  # with their soft edges
     return _Digit(
@@ -320,11 +323,7 @@ def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
         is_cropped=bool(is_dropped.any()),
         is_several=_is_several(top[is_kept], bottom[is_kept], left[is_kept], right[is_kept]),
         length=int((lengths * (is_kept & is_inner)).max()),
-        is_doubtful=(
-            bool(_edge(ink.is_stroke).mean() > 0.15)
-            and not has_digit.any()
-            and (height < 0.95 * grey.shape[0] or width < 0.95 * grey.shape[1])  # it is not just closely cropped
-        ),
+        is_doubtful=bool(_edge(ink.is_stroke).mean() > 0.15) and not (has_digit.any() or is_close_crop),
     )
 
 
