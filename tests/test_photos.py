@@ -207,15 +207,15 @@ def box_with_a_side_missing(rng, image):
 
 
 def punched_sheet(rng, image):
-    ink = placed(rng, enlarged(rng, image, 150, 200), 0.2)
+    ink = placed(rng, enlarged(rng, image, 100, 140), 0.2)
     y, x = np.mgrid[:300, :400]
     holes = [np.hypot(y - top, x - 28) < 12 for top in (80, 220)]
     return np.where(np.any(holes, axis=0), rng.uniform(0.05, 0.3), on_paper(rng, ink))
 
 
 def thick_close_crop(rng, image):
-    ink = ndimage.grey_dilation(enlarged(rng, image, 60, 110), (5, 5))
-    return on_paper(rng, np.pad(ink, int(rng.integers(0, 4))))
+    ink = ndimage.grey_dilation(enlarged(rng, image, 80, 110), (5, 5))
+    return on_paper(rng, np.pad(ink, int(rng.integers(3, 8))))
 
 
 KINDS = {
@@ -371,7 +371,7 @@ def test_digits_one_above_the_other_are_refused(mnist, tmp_path):
     for seed in range(5):
         rng = np.random.default_rng(seed)
         inks = [enlarged(rng, mnist.valid.images[index], 110, 130) for index in rng.integers(10_000, size=2)]
-        column = np.concatenate([placed(rng, ink, 0.05, (160, 200)) for ink in inks])
+        column = np.concatenate([np.pad(ink, ((30, 30), (40, 160 - ink.shape[1]))) for ink in inks])
         save_plain(tmp_path / "photo.png", rng, on_paper(rng, column))
         with pytest.raises(ValueError, match=r"photo\.png: shows several digits"):
             read_photo(tmp_path / "photo.png")

@@ -230,10 +230,10 @@ def _find_sheet(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "a b"] | No
             at_edge = _edge(pieces == n).mean()
             margin = max(round(0.015 * max(height, width)), 1)  # what a slant or a blur leaves
             if (at_edge < 0.1 and _is_quadrilateral(filled)) or (at_edge > 0.3 and _is_cut_sheet(filled, grey.size)):
-                inside = ndimage.binary_erosion(filled, iterations=margin)
+                inside = np.asarray(ndimage.binary_erosion(filled, iterations=margin), bool)
                 # Around a slanted sheet its paper goes on.
-                nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
-                return grey[box][tuple(nearest)]
+                y, x = np.asarray(ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True))
+                return grey[box][y, x]
             if filled.mean() > 0.9 and height * width < 0.97 * grey.size:
                 return grey[box][margin:-margin, margin:-margin]
     return None
@@ -253,7 +253,8 @@ def _is_cut_sheet(mask: Bool[np.ndarray, "h w"], size: int) -> bool:
 
     It is then a slanted sheet partly out of view, and not what a shadow leaves, which is on one side.
     """
-    if mask.sum() < 0.5 * size or _label(~mask, diagonally=False).max() < 2:
+    outside = np.bincount(_label(~mask, diagonally=False).ravel())[1:]
+    if mask.sum() < 0.5 * size or (outside > 0.005 * size).sum() < 2:
         return False
     hulls = [np.maximum.accumulate(m, axis) & np.maximum.accumulate(m[::-1, ::-1], axis)[::-1, ::-1]
              for m, axis in ((mask, 0), (mask, 1))]  # fmt: skip
