@@ -192,10 +192,13 @@ class _Digit(NamedTuple):
     """Whether much of the edge is ink."""
 
 
-def _find_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
-    """Return the digit, looked for inside a sheet first, then in the picture; None if there is no ink."""
-    sheet = _find_sheet(grey)
-    inner = None if sheet is None else _find_digit(sheet)
+def _find_digit(grey: Float[np.ndarray, "h w"], levels: int = 4) -> _Digit | None:
+    """Return the digit, looked for inside a sheet first, then in the picture; None if there is no ink.
+
+    A sheet can have a box in it, and so on, down to so many levels.
+    """
+    sheet = _find_sheet(grey) if levels else None
+    inner = None if sheet is None else _find_digit(sheet, levels - 1)
     if inner and inner.length and not inner.is_doubtful:
         return inner._replace(is_cropped=True)
     digit = _pick_digit(grey)
