@@ -222,11 +222,13 @@ def _find_sheet(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "a b"] | No
         threshold = (grey[is_light].mean() + grey[~is_light].mean()) / 2
     for mask in (grey > threshold, grey <= threshold):
         pieces = _label(mask, diagonally=False)
-        for n, box in enumerate(ndimage.find_objects(pieces), 1):
-            piece = pieces[box] == n
-            height, width = piece.shape
+        boxes, sizes = ndimage.find_objects(pieces), np.bincount(pieces.ravel())
+        for n in np.flatnonzero(sizes[1:] > SIDE**2 / 4) + 1:  # noise has thousands of smaller ones
+            box = boxes[n - 1]
+            height, width = (side.stop - side.start for side in box)
             if min(height, width) < max(0.3 * min(grey.shape), SIDE):
                 continue
+            piece = pieces[box] == n
             filled = np.asarray(ndimage.binary_fill_holes(piece))
             if piece.sum() < 0.55 * filled.sum() or filled.sum() > 0.97 * grey.size:
                 continue
