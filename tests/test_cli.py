@@ -1,6 +1,7 @@
 """The commands that use a trained run: evaluate, predict, export; and the table of versions."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,17 @@ def test_predict_answers_for_good_pictures_names_bad_ones_and_says_what_is_not_s
     assert unsure == [float(probability) < 0.5 for _, _, probability in rows]
     assert 0 < sum(unsure) < 30
     assert [line.partition(": ")[2].partition(":")[0] for line in errors.splitlines()] == ["blank.png", "nowhere.png"]
+
+
+def test_predict_answers_for_every_file_name(run, tmp_path, monkeypatch, capsys, sample):
+    monkeypatch.chdir(tmp_path)
+    names = ["-dash.png", ":smile:.png", "[bold]x.png", "sp ace.png", "\u6570\u5b57.png", os.fsdecode(b"bad\xff.png")]
+    for name in names:
+        Image.fromarray(sample.valid.images[10]).save(Path(name))
+    capsys.readouterr()
+    assert predict.main([str(run), "--", *names]) == 0
+    rows = [line.split("\u2502")[1].strip() for line in capsys.readouterr().out.splitlines() if ".png" in line]
+    assert rows == [*names[:-1], "bad?.png"]
 
 
 def test_exported_file_predicts_as_the_run(run, tmp_path, monkeypatch, capsys, sample):

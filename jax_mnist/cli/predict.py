@@ -60,12 +60,15 @@ def run(config: PredictConfig) -> int:
     if not photos:
         return EXIT_BAD_INPUT
     logits, classes = _logits(config.run, np.stack(photos))
+    console = Console(markup=False, emoji=False)
     table = Table(Column("picture", overflow="fold"), "digit", "probability")
     probabilities = class_probabilities(logits)
     for path, label, row in zip(paths, predicted_labels(logits), probabilities, strict=True):
         answer = classes[int(label)] if row[label] >= SURE else f"{classes[int(label)]} (not sure)"
-        table.add_row(str(path), answer, f"{row[label]:.4f}")
-    Console(markup=False).print(table)
+        # A name that the terminal cannot show must not lose the answers.
+        name = str(path).encode(console.encoding, "replace").decode(console.encoding)
+        table.add_row(name, answer, f"{row[label]:.4f}")
+    console.print(table)
     return EXIT_OK if len(paths) == len(config.images) else EXIT_BAD_INPUT
 
 
@@ -92,7 +95,7 @@ def _write_submission(config: PredictConfig) -> int:
     rows = [(i, classes[label]) for i, label in enumerate(predicted_labels(logits).tolist(), 1)]
     with atomic_write(config.submission) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("ImageId", "Label"), *rows])
-    Console(markup=False, highlight=False, soft_wrap=True).print(
+    Console(markup=False, emoji=False, highlight=False, soft_wrap=True).print(
         f"labels of {len(rows):,} images written to {config.submission}"
     )
     return EXIT_OK

@@ -24,8 +24,8 @@ def open_picture(path: Path, formats: tuple[str, ...] | None = None) -> Image.Im
             start = file.read(64)
         if start[4:8] == b"ftyp" and b"hei" in start:
             raise ValueError(f"{path}: is a HEIC picture, which Pillow cannot read; save it as JPEG or PNG") from error
-        what = "an empty file" if not start else f"not a readable picture ({type(error).__name__}: {error})"
-        raise ValueError(f"{path}: is {what}") from error
+        reason = f"not a readable picture ({type(error).__name__}: {error}); save it as JPEG or PNG"
+        raise ValueError(f"{path}: is {reason if start else 'an empty file'}") from error
 
 
 def to_grey(image: Image.Image, side: int) -> Float[np.ndarray, "h w"]:
