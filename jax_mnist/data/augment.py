@@ -58,7 +58,7 @@ def random_affine(
     """
     rotation_key, shift_key = jax.random.split(key)
     angles = jnp.deg2rad(jax.random.uniform(rotation_key, (len(x),), x.dtype, -max_degrees, max_degrees))
-    # Onto a canvas with room for the shift. XLA for CPUs computes the canvas before it takes a part of it. Without that,
+    # Onto a canvas with room for the shift. XLA for CPUs computes the canvas before it takes a part of it. Otherwise,
     # or with padding in between, it merges the rotation into what comes next: for each patch of a `cnn`, once more.
     rotated = jax.vmap(lambda image, angle: _rotate(image, angle, max_shift))(x.reshape(-1, *image_shape), angles)
     return _random_crop(shift_key, rotated, image_shape).reshape(x.shape)
