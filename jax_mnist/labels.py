@@ -1,4 +1,4 @@
-"""The check that labels are among the classes."""
+"""Checks of labels: that they are valid, and which are among the classes."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +21,7 @@ def check_labels(labels: Shaped[ArrayLike, "*b"], valid: Bool[ArrayLike, "*b"], 
 
 
 def is_class(labels: Shaped[ArrayLike, "*b"], classes: int) -> Bool[ArrayLike, "*b"]:
-    """Return True for each label in 0..classes-1. Raise ValueError if the labels are not integers, or bool.
+    """Return True for each label in 0..classes-1. Raise ValueError unless the labels are integers or bool.
 
     >>> is_class(np.array([0, 12]), 10)
     array([ True, False])

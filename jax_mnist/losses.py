@@ -112,10 +112,10 @@ def softmax_cross_entropy(
             "one column, use mnist_loss or binary_cross_entropy"
         )
     classes, valid = logits.shape[-1], is_class(labels, logits.shape[-1])
-    logits = jnp.asarray(logits)
+    logits, indices = jnp.asarray(logits), jnp.asarray(labels, jnp.int32)
     if label_smoothing:
-        one_hot = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
+        one_hot = jax.nn.one_hot(indices, classes, dtype=logits.dtype)
         losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(one_hot, label_smoothing))
     else:
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels, jnp.int32))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, indices)
     return _only_valid(losses, labels, valid, f"in 0..{classes - 1}")

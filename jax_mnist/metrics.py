@@ -127,7 +127,8 @@ def confusion_matrix(logits: Float[ArrayLike, "..."], labels: Integer[ArrayLike,
     """
     valid = _check_labels(logits, labels)
     classes = max(logits.shape[-1], 2)
-    counts = jnp.zeros((classes, classes), jnp.int32).at[labels, predicted_labels(logits)].add(1)
+    rows = jnp.asarray(labels, jnp.int32)  # bool labels would be a mask
+    counts = jnp.zeros((classes, classes), jnp.int32).at[rows, predicted_labels(logits)].add(1)
     return jnp.where(jnp.all(valid), counts, -1)
 
 

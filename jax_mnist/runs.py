@@ -129,8 +129,8 @@ def restore_progress(directory: Path, start: Progress, settings: dict[str, Any])
         return Progress(checkpoint.state["last"], checkpoint.state["best"], checkpoint.records, source), notes
     if different:
         raise ValueError(
-            f"--resume: {different[0]}; a resumed run keeps its settings, also the epochs if the learning rate depends "
-            f"on them; --init {directory} starts a new run from its parameters"
+            f"--resume: {different[0]}; a resumed run keeps its settings, including --init, and the epochs if the "
+            f"learning rate depends on them; a new run starts from its parameters with --init {directory}"
         )
     return start, [*notes, "no valid checkpoint: starting from the beginning"]
 
@@ -138,15 +138,18 @@ def restore_progress(directory: Path, start: Progress, settings: dict[str, Any])
 def load_initial_params(run: Path, like: Params) -> tuple[Params, Path]:
     """Return the parameters from which `train --init RUN` starts a new run, and the file that they are in.
 
-    They are a run's model or, if it has left none, those of its newest checkpoint; `run` may also be one of these
-    files. Raises FileNotFoundError if there is none, and ValueError if the parameters do not match `like`.
+    They are in the run's model, or in its newest checkpoint if that is newer: then a later run has not ended, because
+    its process was killed or its loss became NaN. `run` may also be one of these files. Raises FileNotFoundError if
+    there is none, and ValueError if it is damaged or its parameters do not match `like`.
     """
-    path = run
-    if not run.is_file():
-        checkpoints = _checkpoints(run)
-        path = run / PARAMS if (run / PARAMS).is_file() or not checkpoints else checkpoints[max(checkpoints)]
-    is_checkpoint = path in _checkpoints(path.parent).values()
-    return load_params(path, like, within="last.params" if is_checkpoint else ""), path
+    path = run / PARAMS
+    checkpoints = _checkpoints(run.parent if run.is_file() else run)
+    if run.is_file():
+        path = run
+    elif checkpoints:
+        newest = checkpoints[max(checkpoints)]
+        path = newest if not path.is_file() or newest.stat().st_mtime > path.stat().st_mtime else path
+    return load_params(path, like, within="last.params" if path in checkpoints.values() else ""), path
 
 
 def _left_by_killed_process(directory: Path) -> Iterator[Path]:

@@ -80,7 +80,7 @@ class Splits(NamedTuple):
 class Batch(NamedTuple):
     """The input of one step: x float [b, h*w] with pixels in [0, 1], y int32 [b], mask bool [b], False for padding.
 
-    Images without labels have the y None.
+    `y` is None for images without labels.
     """
 
     x: jax.Array

@@ -5,7 +5,7 @@
     python scripts/evaluate.py runs/candidate --dataset runs/drawn
 
 The validation pictures are drawn from the 10,000 images that `--hold-out 10000` holds out, so the second command has
-not trained on them. The test set is not read.
+not trained on them. The test set is not used.
 """
 
 import dataclasses
@@ -64,6 +64,10 @@ def draw(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 def main() -> None:
     """Draw both parts; the same seed gives the same pictures."""
     config = tyro.cli(DrawConfig)
+    if not 0 < config.valid <= HELD_OUT:
+        raise SystemExit(f"--valid must be in 1..{HELD_OUT}, got {config.valid}")
+    if config.out.exists():
+        raise SystemExit(f"{config.out} must not exist: it would mix these drawings with others")
     splits = hold_out(jax.random.key(0), load("mnist").train, HELD_OUT)
     for part, count in (("train", config.train), ("valid", config.valid)):
         digits: Dataset = getattr(splits, part)

@@ -27,7 +27,7 @@ def pytest_configure(config):
     matplotlib.use("Agg")
     matplotlib.rcParams["figure.max_open_warning"] = 0
     if is_quick(config):
-        # Compiling is two thirds of the time. The whole suite compiles as users do. Workers and the processes that
+        # Compiling is two thirds of the time. The slow tests compile as users do. Workers and the processes that
         # tests start inherit the flags.
         os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FAST_COMPILATION])
 

@@ -114,6 +114,9 @@ def test_folder_without_validation_images_is_held_out_from(tmp_path, parts, monk
     assert "or test; evaluating the images that the run held out" in printed
     row = [cell.strip() for cell in printed.splitlines()[-2].split("│")]
     assert row[2:5] == ["2", f"{result['loss']:.4f}", f"{result['accuracy']:.4f}"]
+    shutil.copy(tmp_path / parts[0] / "3/2.png", tmp_path / parts[0] / "3/3.png")  # then others would be held out
+    assert main(["evaluate", str(tmp_path / ".run")]) == 2
+    assert "was trained on, 4 and 2 held out, got 7" in capsys.readouterr().err
     shutil.copytree(tmp_path / parts[0] / "3", tmp_path / "other" / "3")
     shutil.copytree(tmp_path / parts[0] / "7", tmp_path / "other" / "7")
     assert main(["evaluate", str(tmp_path / ".run"), "--dataset", str(tmp_path / "other")]) == 2
@@ -181,10 +184,21 @@ def test_one_folder_of_pictures_is_not_taken_for_classes(tmp_path):
     """As in the archive of a known copy of MNIST in JPEG."""
     write_folder(tmp_path, classes=("testSet",), parts=("testSet",))
     write_folder(tmp_path, parts=("trainingSet/trainingSet",))
-    assert len(load_train(tmp_path)) == 6
+    notes = []
+    assert len(load_train(tmp_path, report=notes.append)) == 6
+    assert notes[0].endswith(f"{tmp_path / 'testSet'} (3 .png files) is not used")
     shutil.rmtree(tmp_path / "trainingSet")
     with pytest.raises(FileNotFoundError, match=r"no train/ or class folders with pictures.* it has 3 \.png files"):
         load(tmp_path)
+
+
+def test_folders_beside_the_one_that_is_read_are_named(tmp_path):
+    """Such as class folders of which one has its pictures in folders, one for each writer."""
+    write_folder(tmp_path / "3", classes=("ann", "bob"), parts=("",))
+    write_folder(tmp_path, classes=("7",), parts=("",))
+    notes = []
+    assert len(load_train(tmp_path, report=notes.append)) == 6
+    assert notes == [f"{tmp_path / '3'}: {tmp_path / '7'} (3 .png files) is not used"]
 
 
 def test_part_whose_name_differs_in_case_only_is_named(tmp_path):

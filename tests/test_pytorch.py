@@ -194,6 +194,7 @@ def test_state_dict_that_does_not_fit_raises_with_the_entry(change, message):
             lambda d: {"state_dict": {f"model.{n}": a for n, a in d.items()}},
             r"got .*; give checkpoint\['state_dict'\]$",
         ),
+        (lambda d: {**d, "step": 3}, r"got \{'step': 'int'\}$"),
         (lambda d: {"epoch": 3}, r"got \{'epoch': 'int'\}$"),
         (lambda d: list(d.items()), "got list$"),
         (lambda d: SimpleNamespace(state_dict=lambda: d), r"got SimpleNamespace; give module\.state_dict\(\)$"),

@@ -89,7 +89,7 @@ def test_different_settings_are_refused_and_nothing_is_written(run, capsys):
 
 def test_refusal_names_the_way_to_go_on_with_other_settings(run, capsys):
     assert resumed(run, "--learning-rate", "0.1") == 2
-    assert f"; --init {run} starts a new run from its parameters" in capsys.readouterr().err
+    assert f"; a new run starts from its parameters with --init {run}" in capsys.readouterr().err
 
 
 ONE_MORE = ["--epochs", "1", "--learning-rate", "1e-12", "--batch-size", "1024", "--platform", "cpu"]
@@ -115,14 +115,23 @@ def test_seeds_start_from_the_same_parameters(run, tmp_path):
     assert set(result["accuracies"]) == {float(history_of(run)[-1]["accuracy"])}
 
 
-def test_without_a_model_a_new_run_starts_from_the_newest_checkpoint(run, tmp_path, capsys):
-    (run / "model.safetensors").unlink()
+@pytest.mark.parametrize("has_older_model", [False, True])
+def test_of_a_run_that_has_not_ended_the_newest_checkpoint_is_taken(run, tmp_path, capsys, has_older_model):
+    if has_older_model:  # of an earlier run in the same directory
+        os.utime(run / "model.safetensors", (0, 0))
+    else:
+        (run / "model.safetensors").unlink()
     last = safetensors.numpy.load_file(run / "checkpoint-6.safetensors")["last.params.0.weights"]
     for init in (run, run / "checkpoint-6.safetensors"):
         assert train.main([*ONE_MORE, "--init", str(init), "--out", str(tmp_path / "new")]) == 0
         assert f"starting from {run}/checkpoint-6.safetensors" in capsys.readouterr().out
         saved = safetensors.numpy.load_file(tmp_path / "new" / "model.safetensors")["0.weights"]
         np.testing.assert_allclose(saved, last, atol=1e-7)
+    data = bytearray((run / "checkpoint-6.safetensors").read_bytes())
+    data[-9] ^= 1
+    (run / "checkpoint-6.safetensors").write_bytes(data)
+    assert train.main([*ONE_MORE, "--init", str(run), "--out", str(tmp_path / "new")]) == 2
+    assert "checkpoint-6.safetensors: is damaged (checksum mismatch)" in capsys.readouterr().err
 
 
 def test_parameters_to_start_from_that_do_not_fit_are_refused(run, tmp_path, capsys):

@@ -100,9 +100,14 @@ def test_csv_that_begins_with_a_value_that_is_missing_keeps_its_first_image(tmp_
 def test_csv_whose_labels_are_not_found_is_refused(tmp_path, digits):
     path = tmp_path / "digits.csv"
     write_csv(path, digits[0], label_last=True)
-    assert_refused(path, "labels must be in the first column, .* got 0 in the first column of all 30 images")
+    message = "labels must be in the first column, .* got 0 in the first column of most of the 30 images"
+    assert_refused(path, message)
+    images = digits[0].images.copy()
+    images[:3, 0, 0] = (181, 1, 4)
+    write_csv(path, digits[0], pixels=images, label_last=True)
+    assert_refused(path, message)
     write_csv(path, digits[0], header=[*KAGGLE[1:], "what"], label_last=True)
-    assert_refused(path, r"labels must be called label or class, .* got pixel0, pixel1, \.\.\., what")
+    assert_refused(path, r"labels must be called label or class .* got pixel0, pixel1, \.\.\., what; rename it")
 
 
 def test_csv_whose_names_are_the_first_image_is_refused(tmp_path, digits):
@@ -113,7 +118,7 @@ def test_csv_whose_names_are_the_first_image_is_refused(tmp_path, digits):
     seen = [names[:i].count(name) for i, name in enumerate(names)]
     renamed = ",".join(f"{name}.{count}" if count else name for name, count in zip(names, seen, strict=True))
     path.write_text(f"{renamed}\n{rest}")
-    assert_refused(path, "first image as the names of its columns.* read it with header=None")
+    assert_refused(path, "must have the names of columns, or an image, got 0, 0.1, .* header=None")
 
 
 def test_csv_with_more_classes_than_digits(tmp_path, digits):
@@ -253,7 +258,7 @@ BAD_NPZ = {
     r"x_train must be \[n, 28, 28\] or \[n, 784\], got \[2, 32, 32, 3\]": npz(
         x_train=npy(np.zeros((2, 32, 32, 3), np.uint8)), y_train=LABELS
     ),
-    r"labels must be \[n\] whole numbers, got \[2, 10\]; of one-hot labels take the argmax": npz(
+    r"labels must be \[n\] whole numbers, got \[2, 10\]; take the argmax of one-hot labels": npz(
         x_train=IMAGES, y_train=npy(np.zeros((2, 10)))
     ),
     "one image per label, got 2 and 3": npz(x_train=IMAGES, y_train=npy(np.zeros(3, int))),
@@ -309,10 +314,10 @@ def test_directories_of_others_are_named_with_what_to_do(tmp_path):
             load(tmp_path)
 
     Image.new("L", (28, 28)).save(tmp_path / "7.png")
-    refused("1 pictures without classes; put those of each class into a folder")
+    refused(r"a directory of pictures \(1\), but not of two or more class folders; put those of each class")
     (tmp_path / "images").mkdir()
     (tmp_path / "7.png").rename(tmp_path / "images" / "7.png")
-    refused("1 pictures without classes; put those of each class into a folder")
+    refused(r"a directory of pictures \(1\), but not of two or more class folders; put those of each class")
     (tmp_path / "images" / "7.png").rename(tmp_path / "7.png")
     (tmp_path / "mnist.pkl").write_bytes(b"")
     (tmp_path / "7.png").unlink()
@@ -378,7 +383,7 @@ def test_submission_does_not_replace_the_images(trained, tmp_path, digits, capsy
     before = (tmp_path / "test.csv").read_bytes()
     path = str(tmp_path / "test.csv")
     assert main(["predict", str(trained / "run"), path, "--submission", path]) == 2
-    assert "would replace the images" in capsys.readouterr().err
+    assert "--submission must not be the CSV of images" in capsys.readouterr().err
     assert (tmp_path / "test.csv").read_bytes() == before
 
 

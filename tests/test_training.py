@@ -38,6 +38,7 @@ from jax_mnist import (
     update,
     with_ema,
 )
+from jax_mnist.analysis import ensemble_labels, predict_logits
 from jax_mnist.models import mixed_precision
 from jax_mnist.models.flax import Mlp
 from jax_mnist.training.evaluation import evaluate_params
@@ -401,6 +402,13 @@ def test_float_pixels_in_0_to_255_are_refused(tiny):
         arguments = (jax.random.key(0), LEARNER, floats) if function is fit else (LEARNER, None, floats.valid)
         with pytest.raises(ValueError, match=r"pixels must be uint8 .* got float32 up to 25\d; divide them by 255"):
             function(*arguments, **({"epochs": 1} if function is fit else {}))
+    with pytest.raises(ValueError, match="divide them by 255"):
+        next(batches(floats.train, 8))
+    params = LEARNER.model.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="divide them by 255"):
+        predict_logits(LEARNER.model, params, floats.valid)
+    with pytest.raises(ValueError, match="divide them by 255"):
+        ensemble_labels(LEARNER.model, jax.tree.map(lambda leaf: leaf[None], params), floats.valid)
     scaled = Splits(*(Dataset(part.images / np.float32(255), part.labels) for part in tiny))
     assert fit(jax.random.key(0), LEARNER, scaled, epochs=1)[1].accuracy.shape == (1,)
 

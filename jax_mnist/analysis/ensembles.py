@@ -10,11 +10,11 @@ from jaxtyping import Array, Float, Int
 
 from ..data.batches import map_batches
 from ..metrics import class_probabilities
+from ..pixels import check_pixels
 from ..training.evaluation import EVALUATION_BATCH_SIZE
 from ..types import ArrayLike, Batch, Dataset, Model, Params
 
 
-@jax.jit(static_argnames=("model", "batch_size"))
 def ensemble_labels(
     model: Model, stacked_params: Params, dataset: Dataset, *, batch_size: int = EVALUATION_BATCH_SIZE
 ) -> Int[Array, " n"]:
@@ -23,14 +23,19 @@ def ensemble_labels(
     Unlike a majority vote, a mean of probabilities gives a confident member more weight, and an even number of members
     seldom ties. `stacked_params` is a pytree with a leading axis [k], such as the parameters of `fit_many`'s state.
     Returns int32 [n], so the accuracy is `(ensemble_labels(...) == dataset.labels).mean()`. Raises ValueError if
-    `batch_size` is below 1.
+    `batch_size` is below 1, or if float pixels are in 0..255.
 
     >>> from jax_mnist import linear, load
     >>> params = jax.vmap(linear().init)(jax.random.split(jax.random.key(0), 3))
     >>> ensemble_labels(linear(), params, load("mnist_sample").valid).shape
     (2038,)
     """
+    check_pixels(dataset.images)
+    return _ensemble_labels(model, stacked_params, dataset, batch_size=batch_size)
 
+
+@jax.jit(static_argnames=("model", "batch_size"))
+def _ensemble_labels(model: Model, stacked_params: Params, dataset: Dataset, *, batch_size: int) -> Int[Array, " n"]:
     def batch_labels(batch: Batch) -> Array:
         probabilities = jax.vmap(lambda params: class_probabilities(model.apply(params, batch.x)))(stacked_params)
         return jnp.argmax(jnp.mean(probabilities, axis=0), axis=-1).astype(jnp.int32)

@@ -19,6 +19,7 @@ from ..metrics import (
     per_class,
     predicted_labels,
 )
+from ..pixels import check_pixels
 from ..training.evaluation import EVALUATION_BATCH_SIZE, check_model_and_data, evaluate
 from ..types import ArrayLike, Batch, Dataset, Learner, Metrics, Model, Params, Splits
 
@@ -65,7 +66,6 @@ class Interpretation(NamedTuple):
     likely_mislabeled: list[Example]
 
 
-@jax.jit(static_argnames=("model", "batch_size", "mesh"))
 def predict_logits(
     model: Model,
     params: Params,
@@ -74,14 +74,20 @@ def predict_logits(
     batch_size: int = EVALUATION_BATCH_SIZE,
     mesh: Mesh | None = None,
 ) -> Float[Array, "n c"]:
-    """Return the logits of all images of a dataset, computed in batches: float [n, c].
+    """Return the logits of all images of a dataset, computed in batches: float [n, c]. Labels are not needed.
 
-    Raises ValueError if `batch_size` is below 1.
+    Raises ValueError if `batch_size` is below 1, or if float pixels are in 0..255.
 
     >>> from jax_mnist import linear, load
     >>> predict_logits(linear(), linear().init(jax.random.key(0)), load("mnist_sample").valid).shape
     (2038, 1)
     """
+    check_pixels(dataset.images)
+    return _predict_logits(model, params, dataset, batch_size=batch_size, mesh=mesh)
+
+
+@jax.jit(static_argnames=("model", "batch_size", "mesh"))
+def _predict_logits(model: Model, params: Params, dataset: Dataset, *, batch_size: int, mesh: Mesh | None) -> Array:
     return map_batches(lambda batch: model.apply(params, batch.x), dataset, batch_size, mesh)
 
 

@@ -50,6 +50,11 @@ def run(config: EvaluateConfig) -> int:
             raise
         console.print(f"note: {str(error).partition(';')[0]}; evaluating the images that the run held out")
         splits, _ = read_data(dataset, held_out, **options)
+        if len(splits.train) != trained.config["train_count"]:  # then others would be held out
+            raise ValueError(
+                f"{dataset}: must have the images that {config.run} was trained on, {trained.config['train_count']:,} "
+                f"and {held_out:,} held out, got {len(splits.train) + held_out:,}"
+            ) from error
     learner = trained.learner._replace(loss_fn=make_loss(len(classes)))  # without label smoothing
     if config.report is None:
         metrics = evaluate(learner, trained.params, splits.valid)

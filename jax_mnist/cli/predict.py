@@ -90,7 +90,7 @@ def _write_submission(config: PredictConfig) -> int:
     if len(config.images) != 1 or not is_csv(config.images[0]) or config.submission is None:
         raise ValueError("--submission FILE and one CSV of images go together, such as test.csv")
     if config.submission.resolve() == config.images[0].resolve():
-        raise ValueError(f"--submission {config.submission}: would replace the images; give another file")
+        raise ValueError(f"--submission must not be the CSV of images, got {config.submission}")
     logits, classes = _logits(config.run, read_csv_images(config.images[0]))
     rows = [(i, classes[label]) for i, label in enumerate(predicted_labels(logits).tolist(), 1)]
     with atomic_write(config.submission) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

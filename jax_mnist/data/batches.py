@@ -131,7 +131,7 @@ def batches(
     """Yield the batches of one epoch, all of the same size: the chapter's DataLoader.
 
     Without a key they come in the dataset's order, with a key in an order drawn from (key, epoch). The last batch is
-    padded and its mask says so. Raises ValueError if `batch_size` is below 1.
+    padded and its mask says so. Raises ValueError if `batch_size` is below 1, or if float pixels are in 0..255.
 
     >>> import numpy as np
     >>> dataset = Dataset(np.zeros((5, 28, 28), np.uint8), np.arange(5, dtype=np.int32))
@@ -139,6 +139,7 @@ def batches(
     [[0, 1], [2, 3], [4]]
     """
     check_batch_size(batch_size)
+    check_pixels(dataset.images)
     on_device = jax.device_put(dataset)
     indices, masks = epoch_indices(key, epoch, len(dataset), batch_size)
     for batch_indices, mask in zip(indices, masks, strict=True):

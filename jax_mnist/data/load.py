@@ -18,6 +18,7 @@ from .formats.image_folder import (
     class_folders,
     describe_contents,
     find_folder,
+    holds_pictures,
     list_visible,
     read_folder,
 )
@@ -202,15 +203,21 @@ def _find(name_or_path: str | Path) -> IdxFiles | Table | ImageFolder:
             f"dataset must be a name ({', '.join(known_names())}, {_TFDS}NAME) or the path of a directory of IDX files "
             f"or class folders, or of an .npz or .csv file, got {name_or_path}"
         )
-    level = [path]
+    level, passed = [path], []
     for _ in range(3):
         found = [one for directory in level for one in _datasets_in(directory)]
+        if len(found) == 1 and isinstance(found[0], ImageFolder):
+            # Folders beside the one that is read must not be left out silently.
+            beside = [one for one in passed if not found[0].path.is_relative_to(one) and holds_pictures(one)]
+            outermost = (one for one in beside if one.parent not in beside)
+            return found[0]._replace(unused=(*found[0].unused, *outermost))
         if len(found) == 1:
             return found[0]
         if found:
             choices = [_path_of(one) for one in found]
             raise ValueError(f"{path}: holds {len(found)} datasets; give one of {', '.join(choices)}")
         level = [child for directory in level for child in list_visible(directory) if child.is_dir()]
+        passed += level
     if what := describe_directory(path):
         raise ValueError(f"{path}: is {what}")
     raise FileNotFoundError(

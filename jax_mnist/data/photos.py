@@ -133,7 +133,7 @@ def _fit_paper(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     coefficients = np.array([edge, 0, 0, 0, 0, 0], np.float32)
     for _ in range(8):
         distance = np.abs(sampled_grey - sampled_terms @ coefficients)
-        # Of a close crop of a thick pen, the median pixel is ink.
+        # In a close crop of thick strokes, the median pixel is ink.
         is_paper = distance <= max(min(2.5 * float(np.median(distance)), 0.5 * float(distance.max())), 0.02)
         near = sampled_terms[is_paper]
         # The normal equations take a tenth of the time; lstsq, not solve, since a narrow picture makes them singular.
@@ -152,13 +152,13 @@ class _Digit(NamedTuple):
     length: int
     """Of the longest piece of ink that is away from the edge and not small, in pixels; 0 if there is none."""
     is_doubtful: bool
-    """Whether much of the edge is ink."""
+    """Whether much of the edge is ink, and nothing else shows that this is a digit."""
 
 
 def _find_digit(grey: Float[np.ndarray, "h w"], levels: int = 4) -> _Digit | None:
     """Return the digit, looked for inside a sheet first, then in the picture; None if there is no ink.
 
-    A sheet can have a box in it, and so on, down to so many levels.
+    A sheet can have a box in it, and so on, at most `levels` deep.
     """
     sheet = _find_sheet(grey) if levels else None
     inner = None if sheet is None else _find_digit(sheet, levels - 1)
@@ -266,7 +266,9 @@ def _pick_digit(grey: Float[np.ndarray, "h w"]) -> _Digit | None:
         if is_tall.any():
             piece = pieces[box] == n + 1
             enclosed = np.unique(pieces[box][np.asarray(ndimage.binary_fill_holes(piece)) & ~piece])
-            is_dropped[n] |= _is_frame(piece, 3) or bool(is_tall[enclosed[enclosed > 0] - 1].any())
+            # A circle drawn around a digit is about as wide as high, a slashed 0 is narrower.
+            is_circle = widths[n] > 0.8 * heights[n] and bool(is_tall[enclosed[enclosed > 0] - 1].any())
+            is_dropped[n] |= _is_frame(piece, 3) or is_circle
         elif (is_inside & (lengths > 0.15 * lengths[n])).any():
             is_dropped[n] |= _is_frame(pieces[box] == n + 1, 4)
     sizes = np.where(is_dropped, 0, np.bincount(pieces.ravel())[1:])

@@ -107,7 +107,7 @@ def _check_is_state_dict(state_dict: Any) -> None:
     got, hint = type(state_dict).__name__, "; give module.state_dict()" if hasattr(state_dict, "state_dict") else ""
     if isinstance(state_dict, Mapping):
         others = {name: type(value).__name__ for name, value in state_dict.items() if not hasattr(value, "shape")}
-        inner = [name for name, value in state_dict.items() if value and is_state_dict(value)]
+        inner = [name for name, value in state_dict.items() if is_state_dict(value) and value]
         got, hint = str(others), f"; give checkpoint[{inner[0]!r}]" if inner else ""
     raise ValueError(f"state_dict must map names to tensors or arrays, got {got}{hint}")
 

@@ -85,7 +85,7 @@ def _from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: tuple[int, .
         if not jnp.issubdtype(x.dtype, jnp.floating):  # Flax would compute with pixels in 0..255
             raise ValueError(
                 f"x must be float [b, i] with pixels in [0, 1], got {x.dtype} {list(x.shape)}; "
-                "make_batch(images, labels).x converts images to this form"
+                "make_batch(images).x converts images to this form"
             )
         params = jax.tree.map(lambda fixed, leaf: lax.stop_gradient(leaf) if fixed else leaf, is_statistic, params)
         module: Any = nnx.merge(graph, params, streams)

@@ -58,7 +58,7 @@ def load_params(path: str | Path, like: Params, *, within: str = "") -> Params:
     pytree path, such as "params" for a TrainState. Raises FileNotFoundError if the file does not exist, and ValueError,
     naming the file and the array, if the file is damaged or holds other parameters.
     """
-    tensors, _ = _read(path, "a model's parameters")
+    tensors, _ = _read(path, "a model's parameters", verify=bool(within))
     prefix = f"{within}." if within else ""
     return _restore(
         path, {n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)}, like

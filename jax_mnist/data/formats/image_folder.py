@@ -59,8 +59,13 @@ def find_folder(path: Path) -> ImageFolder | None:
     others = [folder for name, folder in folders if folder != valid and (train or name in _VALID)]
     if train is None and sum(name not in _VALID and _has_pictures(folder) for name, folder in folders) > 1:
         train = path
-    unused = tuple(folder for folder in others if folder != train and any(map(is_picture, _files(folder))))
+    unused = tuple(folder for folder in others if folder != train and holds_pictures(folder))
     return None if train is None else ImageFolder(path, train, valid, unused)
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Return True if there is a picture in a folder or in the folders in it."""
+    return any(map(is_picture, _files(folder)))
 
 
 def class_folders(folder: ImageFolder) -> tuple[str, ...]:
@@ -102,8 +107,7 @@ def read_folder(
     others.update(child.suffix.lower() for child in beside if is_picture(child) and child.is_file())
     if others:
         notes.append(f"{_count_by_suffix(others)} in the class folders or beside them left out")
-    if with_valid:
-        notes += [f"{unused} ({describe_contents(unused)}) is not used" for unused in folder.unused]
+    notes += [f"{unused} ({describe_contents(unused)}) is not used" for unused in folder.unused]
     ends = np.cumsum([len(files) for files, _, _ in listed])[:-1]
     labels = [labels for _, labels, _ in listed]
     datasets = [Dataset(*arrays) for arrays in zip(np.split(images, ends), labels, strict=True)]
@@ -218,7 +222,8 @@ def _unwrap(part: Path) -> Path:
 
 def _count_by_suffix(counts: collections.Counter[str]) -> str:
     words = (
-        f"{count:,} {suffix or 'nameless'} file{'s' if count > 1 else ''}" for suffix, count in counts.most_common()
+        f"{count:,} {suffix} file{'s' if count > 1 else ''}{'' if suffix else ' without a suffix'}".replace("  ", " ")
+        for suffix, count in counts.most_common()
     )
     return ", ".join(words) or "no files"
 

@@ -139,12 +139,12 @@ def _check_labels(path: Path, labels: Any, known: IdxSet | None = None) -> np.nd
             f"{path}: must have a column of labels, called label or the first of 785, got {SIDE * SIDE} columns; "
             "`predict RUN FILE --submission OUT` reads images without labels"
         )
-    if len(labels) == 0:
+    if labels.size == 0:
         raise ValueError(f"{path}: must have at least one image, got none")
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim != 1:
         raise ValueError(
-            f"{path}: labels must be [n] whole numbers, got {list(labels.shape)}; of one-hot labels take the argmax"
+            f"{path}: labels must be [n] whole numbers, got {list(labels.shape)}; take the argmax of one-hot labels"
         )
     first, count = (0, 256) if known is None else (known.first_label, len(known.classes))
     outside = ~((labels >= first) & (labels < first + count) & (np.floor(labels) == labels))  # True for NaN
@@ -193,8 +193,9 @@ def _read_header(path: Path) -> _Header:
     numbers = [text for text in texts if _is_number(text)]
     if {"0", "0.1", "0.2"} <= {*numbers} and len({*numbers}) == len(numbers):
         raise ValueError(
-            f"{path}: has its first image as the names of its columns, 0, 0.1, 0.2, ...: pandas wrote it after reading "
-            "a file without names; give that file, or read it with header=None and write it again"
+            f"{path}: the first line must have the names of columns, or an image, got 0, 0.1, 0.2, ...: pandas has "
+            "made names of the first image; give the file that it read, or read that with header=None and write it "
+            "again"
         )
     # Of an image many pixels are equal; the numbers among the names of columns are not.
     has_names = len({*numbers}) == len(numbers) and (texts != numbers or numbers == [*map(str, range(len(numbers)))])
@@ -208,8 +209,8 @@ def _read_header(path: Path) -> _Header:
         kind, kind_of_pixels = (re.sub(r"\d+", "", names[i]) for i in (label, pixels[0]))
         if has_names and kind == kind_of_pixels != "":
             raise ValueError(
-                f"{path}: the column of labels must be called label or class, or be the first, got "
-                f"{names[label]}, {names[pixels[0]]}, ..., {names[pixels[-1]]}"
+                f"{path}: the column of labels must be called label or class if the others are numbered alike, got "
+                f"{names[label]}, {names[pixels[0]]}, ..., {names[pixels[-1]]}; rename it"
             )
     if len(pixels) != SIDE * SIDE:
         raise ValueError(
@@ -252,12 +253,18 @@ def _read_csv(path: Path, pixels: bool = True) -> tuple[np.ndarray, np.ndarray |
     if header.label is None:
         return images, None
     labels = np.concatenate([np.zeros(0), *labels])
-    if header.is_label_guessed and len(images) > 1 and np.ptp(labels) == 0 and np.ptp(images[:, -1, -1]) > 0:
+    # The first pixel of nearly all images is the same; labels are not.
+    if header.is_label_guessed and _largest_share(labels) > 0.8 > _largest_share(images[:, -1, -1]):
         raise ValueError(
             f"{path}: labels must be in the first column, or in one that the first line calls label, got "
-            f"{labels[0]:g} in the first column of all {len(labels):,} images"
+            f"{np.median(labels):g} in the first column of most of the {len(labels):,} images"
         )
     return images, labels
+
+
+def _largest_share(values: np.ndarray) -> float:
+    """Return how large a part of the values is the most frequent one; 0 if there are none."""
+    return float(np.unique(values, return_counts=True)[1].max(initial=0)) / max(len(values), 1)
 
 
 def _parse_rows(path: Path, row: int, lines: Sequence[str], header: _Header, columns: Sequence[int]) -> np.ndarray:

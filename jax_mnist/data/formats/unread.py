@@ -105,10 +105,13 @@ def describe_directory(path: Path) -> str | None:
         return "a dataset of TensorFlow Datasets; give tfds:NAME, with TFDS_DATA_DIR set to the directory above NAME"
     pictures = sum(map(is_picture, [*files, *below]))
     if pictures:
-        return f"{pictures:,} pictures without classes; put those of each class into a folder named after it"
+        return (
+            f"a directory of pictures ({pictures:,}), but not of two or more class folders; put those of each class "
+            "into a folder named after it"
+        )
     described = ((file, describe_file(file)) for file in [*files, *below] if file.is_file())
     other = next(((file, what) for file, what in described if what not in (_UNKNOWN, _IDX)), None)
-    return f"without a dataset that is read; {other[0].relative_to(path)} is {other[1]}" if other else None
+    return f"not a dataset that is read; {other[0].relative_to(path)} is {other[1]}" if other else None
 
 
 def _unzipped_start(path: Path) -> bytes:
