@@ -4,11 +4,10 @@
 __version__: str
 
 # The data
-from .data.load import load as load, load_train as load_train, class_names as class_names, hold_out as hold_out
+from .data.load import load as load, class_names as class_names, hold_out as hold_out
 from .types import Dataset as Dataset, Splits as Splits, Batch as Batch
 from .data.batches import make_batch as make_batch, batches as batches
-from .data.augment import random_shift as random_shift, random_rotation as random_rotation
-from .data.augment import random_affine as random_affine
+from .data.augment import random_shift as random_shift, random_affine as random_affine
 from .data.photos import read_photo as read_photo
 
 # The chapter by hand

@@ -37,7 +37,7 @@ def pytest_sessionfinish(session):
     config, (own, system, *children) = session.config, os.times()[:4]
     if hasattr(config, "workeroutput"):
         config.workeroutput["cpu_seconds"] = own + system + sum(children)
-    elif is_quick(config):
+    elif is_quick(config) and not config.getoption("cov_source", None):  # coverage takes time too
         in_workers = config.stash.get(CPU_SECONDS, None)
         minutes = (own + system + (sum(children) if in_workers is None else in_workers)) / 60
         limit = 2 * QUICK_CPU_MINUTES

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 from ..pixels import to_float
-from .augment import random_affine, random_rotation, random_shift
+from .augment import random_affine, random_shift
 from .batches import batches, epoch_indices, make_batch, map_batches, random_order, take_batch
 from .load import class_names, hold_out, known_names, load, load_train, sample_indices
 
@@ -30,6 +30,5 @@ __all__ = [  # noqa: RUF022, from the file to the batch
     "map_batches",
     "batches",
     "random_shift",
-    "random_rotation",
     "random_affine",
 ]

@@ -26,21 +26,6 @@ def random_shift(
     return _random_crop(key, images, image_shape).reshape(x.shape)
 
 
-def random_rotation(
-    key: PRNGKeyArray, x: Float[Array, "b i"], max_degrees: float | int = 10, image_shape: Sequence[int] = (28, 28)
-) -> Float[Array, "b i"]:
-    """Rotate each image about its center by a random angle in [-max_degrees, max_degrees], zero-filled.
-
-    `x` is [b, h*w] for `image_shape` (h, w). Angles are uniform, pixels are interpolated linearly. Returns an array of
-    the same shape.
-
-    >>> x = jnp.ones((3, 784))
-    >>> random_rotation(jax.random.key(0), x).shape
-    (3, 784)
-    """
-    return random_affine(key, x, 0, max_degrees, image_shape)
-
-
 def random_affine(
     key: PRNGKeyArray,
     x: Float[Array, "b i"],
@@ -48,9 +33,10 @@ def random_affine(
     max_degrees: float | int = 10,
     image_shape: Sequence[int] = (28, 28),
 ) -> Float[Array, "b i"]:
-    """Rotate each image as `random_rotation` does, and then shift it as `random_shift` does, but three times as fast.
+    """Rotate each image about its center by a random angle, then shift it as `random_shift` does, zero-filled.
 
-    What the rotation moves out of the image can come back by the shift. Returns an array of the shape of `x`.
+    `x` is [b, h*w] for `image_shape` (h, w). Angles are uniform in [-max_degrees, max_degrees]; pixels are interpolated
+    linearly. What the rotation moves out of the image can come back by the shift. Returns an array of the same shape.
 
     >>> x = jnp.ones((3, 784))
     >>> random_affine(jax.random.key(0), x).shape

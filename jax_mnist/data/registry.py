@@ -13,7 +13,7 @@ IMAGES_AND_LABELS = {
 BUNDLED = Path(__file__).parent / "bundled"
 DIGITS = tuple("0123456789")
 
-HOLD_OUT = "to validate on training images, give --hold-out N (in Python: hold_out(key, load_train(PATH), n))"
+HOLD_OUT = "to validate on training images, give --hold-out N (in Python: hold_out(key, data.load_train(PATH), n))"
 """The advice for a dataset without validation images."""
 
 
