@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import slow
 
 from jax_mnist import Learner, cnn, evaluate, fit, init_state, softmax_cross_entropy, train_epoch
 from jax_mnist.models import batch_last
@@ -55,9 +56,9 @@ def written_out(params, pixels, strides, pools, padding):
     ("kernels", "strides", "pools"),
     [
         ((5, 4, 3), (1, 2, 1), (2, 1, 1)),
-        pytest.param((4, 3), (1, 1), (2, 2), marks=pytest.mark.slow),
-        ((3, 2), (2, 1), (3, 2)),
-        pytest.param((1, 5), (3, 2), (1, 1), marks=pytest.mark.slow),
+        slow((4, 3), (1, 1), (2, 2)),
+        slow((3, 2), (2, 1), (3, 2)),
+        slow((1, 5), (3, 2), (1, 1)),
     ],
 )
 def test_logits_and_gradients_match_a_net_in_plain_jax(kernels, strides, pools, padding):
@@ -83,7 +84,9 @@ def test_record_net_has_the_shapes_of_pytorchs_recipe():
     assert params["dense"]["layers"][0]["kernel"].shape == (5 * 5 * 32, 256)  # 28 -> 24 -> 12 -> 10 -> 5
 
 
-@pytest.mark.parametrize("window", [Window(1, 2, "VALID"), Window(2, 1, "VALID"), Window(2, 3, "VALID")], ids=str)
+@pytest.mark.parametrize(
+    "window", [slow(Window(1, 2, "VALID")), slow(Window(2, 1, "VALID")), Window(2, 3, "VALID")], ids=str
+)
 def test_other_platforms_compute_the_same(window):
     drawn = np.random.default_rng(0)
     x, kernel = (jnp.asarray(drawn.normal(size=shape), jnp.float32) for shape in ((3, 19, 17, 5), (4, 2, 3, 6)))

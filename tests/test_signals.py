@@ -14,6 +14,7 @@ import jax
 import pytest
 from compilations import counting_compilations
 from launcher import started
+from marks import slow
 from PIL import Image
 from test_resume import checkpoints_of, history_of, model_of
 
@@ -89,7 +90,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 
 @needs_proc
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, slow(signal.SIGTERM)])
 @pytest.mark.parametrize("command", [*COMMANDS, ["-m", "jax_mnist"]], ids=lambda command: Path(command[-1]).stem)
 def test_commands_end_quietly_while_they_start(command, number):
     process = start([*command, "--help"])
@@ -97,6 +98,7 @@ def test_commands_end_quietly_while_they_start(command, number):
     assert stop(process, number) == ""
 
 
+@pytest.mark.slow
 def test_signal_in_an_epoch_saves_the_one_before_without_waiting(tmp_path, capsys):
     process = start([*TRAIN, *LONG, "--tensorboard", "--out", str(tmp_path)])
     wait_for_epochs(process, tmp_path)

@@ -254,7 +254,7 @@ def _read_csv(path: Path, pixels: bool = True) -> tuple[np.ndarray, np.ndarray |
         return images, None
     labels = np.concatenate([np.zeros(0), *labels])
     # The first pixel of nearly all images is the same; labels are not.
-    if header.is_label_guessed and _largest_share(labels) > 0.8 > _largest_share(images[:, -1, -1]):
+    if header.is_label_guessed and pixels and _largest_share(labels) > 0.8 > _largest_share(images[:, -1, -1]):
         raise ValueError(
             f"{path}: labels must be in the first column, or in one that the first line calls label, got "
             f"{np.median(labels):g} in the first column of most of the {len(labels):,} images"
