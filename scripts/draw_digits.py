@@ -30,7 +30,7 @@ class DrawConfig:
     out: tyro.conf.Positional[Path]
     """Directory to write."""
     valid: int = 2000
-    """Number of validation pictures, at most 10,000."""
+    """Number of validation pictures, at most 10,000. A few of so many are refused as several digits: delete them."""
     train: int = 100
     """Number of training pictures."""
     seed: int = 0
