@@ -109,7 +109,7 @@ def test_predict_answers_for_every_file_name(run, tmp_path, monkeypatch, capsys,
     for name in names:
         Image.fromarray(sample.valid.images[10]).save(Path(name))
     capsys.readouterr()
-    assert predict.main([str(run), "--", *names]) == 0
+    assert predict.main([str(run), *(f"./{name}" for name in names)]) == 0
     rows = [line.split("\u2502")[1].strip() for line in capsys.readouterr().out.splitlines() if ".png" in line]
     assert rows == [*names[:-1], "bad?.png"]
 
