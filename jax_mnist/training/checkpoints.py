@@ -175,10 +175,11 @@ def _restore(path: str | Path, tensors: dict[str, Any], like: Any) -> Any:
     for name, wanted in expected.items():
         found = tensors[name]
         if found.shape != wanted.shape or found.dtype != wanted.dtype:
-            hint = "; set JAX_ENABLE_X64 as it was when the file was written" if found.dtype != wanted.dtype else ""
+            is_other_mode = {str(found.dtype), str(wanted.dtype)} == {"float32", "float64"}
+            hint = "; set JAX_ENABLE_X64 as it was when the file was written" if is_other_mode else ""
             raise ValueError(
                 f"{path}: {name} must be {wanted.dtype} {list(wanted.shape)}, got {found.dtype} {list(found.shape)}"
-                + (hint if {str(found.dtype), str(wanted.dtype)} <= {"float32", "float64"} else "")
+                + hint
             )
     return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(tensors[name]) for name in expected])
 
