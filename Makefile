@@ -19,10 +19,10 @@ test: .venv/installed-test
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
 test-all: .venv/installed-test
-	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" $(PARALLEL) $(ARGS)
 
 soak: .venv/installed-test
-	$(BIN)/python -m pytest -m slow -s tests/test_resume.py $(ARGS)
+	$(BIN)/python -m pytest -m soak -s $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

@@ -319,9 +319,8 @@ def test_mutated_file_is_read_or_refused(name, count, tmp_path):
     seeds = parser.make()
     outcomes = {"read": 0, "refused": 0}
 
-    start = 0 if count == 100 else random.randrange(2**32)
     with memory_limit():
-        for seed in range(start, start + count):
+        for seed in range(count):
             rng = random.Random(seed)
             good, seal = rng.choice(seeds)
             try:
@@ -391,26 +390,21 @@ def npy_of(*shape: int) -> bytes:
 
 
 def deflated_zeros(gib: int) -> bytes:
+    """Return zeros compressed once and repeated; their checksum is wrong, but no reader should get that far."""
     packer = zlib.compressobj(1)
-    return b"".join(packer.compress(bytes(2**26)) for _ in range(16 * gib)) + packer.flush()
+    start = packer.compress(bytes(2**26)) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(2**26)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return start + block * (16 * gib - 1) + packer.flush()
 
 
 def gzip_of_zeros(gib: int, start: bytes) -> bytes:
     """Return a gzip file of two members: `start`, then zeros."""
-    file = io.BytesIO(gzip.compress(start))
-    file.seek(0, io.SEEK_END)
-    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as zeros:
-        for _ in range(16 * gib):
-            zeros.write(bytes(2**26))
-    return file.getvalue()
+    header = b"\x1f\x8b\x08" + bytes(7)
+    return gzip.compress(start) + header + deflated_zeros(gib)[2:-4] + bytes(8)
 
 
 SECONDS_TO_MAKE = {
-    "idx that unpacks to 2 GiB",
-    "png whose text unpacks to 1 GiB",
-    "photo whose text unpacks to 1 GiB",
     "a program that unpacks to 1 GiB",
-    "csv of one line of 2 GiB, gzipped",
     "npz whose array unpacks to 1 GiB",
     "npz whose header unpacks to 1 GiB",
 }

@@ -196,7 +196,7 @@ def kill_in(process, out, epoch, delay):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [2, 30])
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.soak)])
 def test_run_killed_at_random_moments_and_resumed_is_bit_identical(tmp_path, kills):
     epochs = 30 if kills < 5 else 150
     options = ["--epochs", str(epochs), "--optimizer", "momentum", "--learning-rate", "0.01", "--shift", "1",
