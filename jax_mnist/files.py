@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import os
+import secrets
 import shutil
 import tempfile
 import zlib
@@ -25,16 +26,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     'done'
     """
     path = Path(path)
+    temporary = path.parent / f".{path.stem}-{secrets.token_hex(4)}{path.suffix}"
     with name_write_errors(path):
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(descriptor)
-    temporary = Path(name)
+        temporary.touch(exist_ok=False)  # not tempfile's, which only its owner can open
     try:
         yield temporary
         with name_write_errors(path):
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())  # otherwise a power failure after the rename can leave an empty file
-            _apply_umask(temporary, 0o666)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -79,10 +78,10 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"{path}: already exists and is not an empty directory; nothing was written")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    temporary = path.parent / f".{path.name}-{secrets.token_hex(4)}"
+    temporary.mkdir()
     try:
         yield temporary
-        _apply_umask(temporary, 0o777)
         if path.exists():
             path.rmdir()  # some systems cannot rename a directory onto an empty one
         temporary.rename(path)
@@ -107,9 +106,10 @@ def name_parse_errors(path: str | Path, kind: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_maybe_gzipped(path: Path) -> Iterator[io.BufferedIOBase]:
-    """Open a file for reading bytes, those of its contents if it is gzipped, whatever its name.
+    """Open a file for reading bytes, decompressed if it is gzipped, whatever its name.
 
-    Raises ValueError, naming the file, if the gzip data is damaged, or is missing in a file whose name ends in .gz.
+    Raises ValueError, naming the file, if the gzip data is damaged, or if the name ends in .gz and the file is not
+    gzipped.
     """
     try:
         with path.open("rb") as raw:
@@ -121,10 +121,3 @@ def open_maybe_gzipped(path: Path) -> Iterator[io.BufferedIOBase]:
                 yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: the gzip data is damaged or truncated ({error})") from error
-
-
-def _apply_umask(temporary: Path, mode: int) -> None:
-    """Give a path made by tempfile, which only its owner can open, the permissions of any new file."""
-    umask = os.umask(0)  # the only way to read it is to set it
-    os.umask(umask)
-    temporary.chmod(mode & ~umask)

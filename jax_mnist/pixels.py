@@ -10,8 +10,8 @@ from .types import ArrayLike
 def to_float(images: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Return pixels as floats in [0, 1]: uint8 is divided by 255, floats are returned unchanged.
 
-    `images` is an array of any shape. uint8 becomes the default float (float32; float64 if x64 is enabled), floats
-    keep their dtype. Raises ValueError for other dtypes.
+    `images` is an array of any shape. uint8 becomes the default float (float32; float64 if x64 is enabled); floats keep
+    their dtype, except that NumPy's float64 becomes float32 unless x64 is enabled. Raises ValueError for other dtypes.
 
     >>> import numpy as np
     >>> to_float(np.array([0, 255], np.uint8))

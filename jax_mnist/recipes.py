@@ -22,7 +22,7 @@ ScheduleName = Literal["constant", "linear", "cosine", "one-cycle"]
 
 
 class Recipe(NamedTuple):
-    """What is trained, on which data, and how; the defaults are the chapter's two-layer net.
+    """The dataset, model and hyperparameters of a training run; the defaults are the chapter's two-layer net.
 
     >>> RECIPES["mnist-cnn"]._replace(epochs=6).learning_rate
     0.007
@@ -33,7 +33,7 @@ class Recipe(NamedTuple):
     model: ModelName = "mlp"
     """The chapter's linear or mlp, or the Flax modules flax_mlp or cnn."""
     hidden: tuple[int, ...] = (30,)
-    """Sizes of the hidden layers, of a cnn after its convolutions."""
+    """Sizes of the hidden layers; for a cnn, of those after its convolutions."""
     filters: tuple[int, ...] = ()
     """Filters of a cnn's convolutions: 5x5 with 2x2 pooling, 4x4 with stride 2, then 3x3."""
     epochs: int = 40
@@ -53,7 +53,7 @@ class Recipe(NamedTuple):
     label_smoothing: float = 0.0
     """Share of each label spread over all classes; 0 for two classes."""
     clip_norm: float = 0.0
-    """Maximum global norm of the gradient, or 0 for any."""
+    """Maximum global norm of the gradient; 0 for no clipping."""
     ema: float = 0.0
     """Decay rate of an EMA of the parameters, which is evaluated and saved; 0 for none."""
     shift: int = 0
@@ -97,19 +97,21 @@ SUMMARIES: dict[str, str] = {
 """Each preset in a line: mean accuracy on its evaluation images, and training time on 2 CPU cores."""
 
 
-def read_data(dataset: str, held_out: int = 0, **options: Any) -> tuple[Splits, tuple[str, ...]]:
+def read_data(dataset: str, held_out: float | int = 0, **options: Any) -> tuple[Splits, tuple[str, ...]]:
     """Load a dataset by name or path; return it with its class names.
 
-    With `held_out`, `valid` is that many of the training images, the same ones for all seeds, and `train` the others;
-    the dataset then needs no validation images. `options` are those of `load`. Raises ValueError or FileNotFoundError
-    if the dataset cannot be read or has too few images.
+    With `held_out`, `valid` is that many of the training images, or that fraction of them if it is below 1, the same
+    ones for all seeds, and `train` the others; the dataset then needs no validation images. `options` are those of
+    `load`. Raises ValueError or FileNotFoundError if the dataset cannot be read or has too few images.
 
     >>> splits, classes = read_data("mnist_sample", 2000)
     >>> len(splits.train), len(splits.valid), classes
     (10396, 2000, ('7', '3'))
     """
     if held_out:
-        splits = hold_out(jax.random.key(0), load_train(dataset, **options), held_out)
+        images = load_train(dataset, **options)
+        count = max(int(held_out * len(images)), 1) if held_out < 1 else int(held_out)
+        splits = hold_out(jax.random.key(0), images, count)
     else:
         splits = load(dataset, **options)
     return splits, class_names(dataset)

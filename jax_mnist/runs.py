@@ -24,6 +24,7 @@ from .training.checkpoints import (
     save_params,
 )
 from .types import EpochRecord, History, Learner, Params, Splits, TrainState
+from .words import count_of
 
 CONFIG, RESULT, HISTORY, PARAMS = "config.json", "result.json", "history.csv", "model.safetensors"
 PICTURES = "curves.png", "predictions.png"
@@ -31,7 +32,7 @@ _CHECKPOINT = "checkpoint-{}.safetensors"
 
 
 class Progress(NamedTuple):
-    """How far a run has come: its last state, the best one, and the records of the finished epochs.
+    """The progress of a run: its last state, the best one, and the records of the finished epochs.
 
     `best` is the state with the lowest validation loss, or None if the run does not stop early. `resumed_from` names
     the checkpoint that the run was resumed from, its epoch and the library versions that wrote it.
@@ -64,7 +65,7 @@ def run_settings(
     deterministic: bool,
     early_stopping: bool,
 ) -> dict[str, Any]:
-    """Return everything that the bits of a run depend on, by which a checkpoint knows its run.
+    """Return the settings that determine a run bit for bit; a checkpoint stores them to identify its run.
 
     `initial_params` are those that the run starts from instead of random ones. The number of epochs is included only if
     the learning-rate schedule depends on it.
@@ -122,7 +123,7 @@ def restore_progress(directory: Path, start: Progress, settings: dict[str, Any])
             notes.append(f"refused: {error}")
             different += [error] if isinstance(error, DifferentRunError) else []
             continue
-        notes.append(f"resuming from {path}: {len(checkpoint.records)} epochs are finished")
+        notes.append(f"resuming from {path}: {count_of(len(checkpoint.records), 'epoch')} finished")
         if changed := dict(checkpoint.versions.items() - library_versions().items()):
             notes.append(f"it was written with other versions, {changed}: the results may differ in their last bits")
         source = {"checkpoint": path.name, "epoch": len(checkpoint.records), "versions": checkpoint.versions}
@@ -130,7 +131,7 @@ def restore_progress(directory: Path, start: Progress, settings: dict[str, Any])
     if different:
         raise ValueError(
             f"--resume: {different[0]}; a resumed run keeps its settings, including --init, and the epochs if the "
-            f"learning rate depends on them; a new run starts from its parameters with --init {directory}"
+            f"learning rate depends on them; --init {directory} with another --out starts a new run from its parameters"
         )
     return start, [*notes, "no valid checkpoint: starting from the beginning"]
 
@@ -202,20 +203,22 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 class Run(NamedTuple):
     """A trained model with everything that is needed to use it.
 
-    `learner.model.apply(params, x)` gives logits; `classes` are the names of the labels 0, 1, ..., and `config` is what
-    config.json holds: the recipe and the options of `train`.
+    `learner.model.apply(params, x)` gives logits; `classes` are the names of the labels 0, 1, and so on; `recipe` is
+    what the learner was made from, and `config` what config.json holds: the recipe and the options of `train`.
     """
 
     learner: Learner
     params: Params
     classes: tuple[str, ...]
+    recipe: Recipe
     config: dict[str, Any]
 
 
 def load_run(path: str | Path) -> Run:
     """Load the model that `train --out PATH` wrote.
 
-    Raises FileNotFoundError if there is no run, and ValueError, naming the file, if the run is damaged.
+    Raises FileNotFoundError if the run or its model is missing, and ValueError, naming the file, if the run is damaged
+    or was written by a version with other options.
 
     >>> import tempfile
     >>> from jax_mnist.recipes import RECIPES
@@ -239,7 +242,7 @@ def load_run(path: str | Path) -> Run:
         like = jax.eval_shape(learner.model.init, jax.random.key(0))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: not the configuration of a run ({type(error).__name__}: {error})") from error
-    return Run(learner, load_params(path / PARAMS, like), classes, config)
+    return Run(learner, load_params(path / PARAMS, like), classes, recipe, config)
 
 
 def load_history(path: str | Path) -> History:
@@ -251,7 +254,9 @@ def load_history(path: str | Path) -> History:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; expected what `train --out {path}` writes")
     try:
-        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-        return History(*(np.array([float(row[name]) for row in rows]) for name in History._fields))
+        rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
+        return History.from_records(
+            EpochRecord(int(row["epoch"]), *(float(row[name]) for name in EpochRecord._fields[1:])) for row in rows
+        )
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(f"{file}: not the history of a run ({type(error).__name__}: {error})") from error

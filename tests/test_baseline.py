@@ -24,6 +24,12 @@ def test_class_means_of_float_and_uint8_images_agree():
         np.testing.assert_allclose(class_means(Dataset(pixels, labels)), expected, rtol=1e-6)
 
 
+def test_class_means_count_uint8_labels_past_255():
+    images = np.zeros((300, 2, 2), np.uint8)
+    images[:150] = 255
+    np.testing.assert_allclose(class_means(Dataset(images, np.zeros(300, np.uint8))), 0.5)
+
+
 @pytest.mark.parametrize("labels", [[], [0, 2], [1]])
 def test_class_means_rejects_a_class_without_images(labels):
     with pytest.raises(ValueError, match="every class must have at least one image"):

@@ -127,6 +127,14 @@ def test_exported_file_predicts_as_the_run(run, tmp_path, monkeypatch, capsys, s
     assert "error: digits.jaxexport: is not a readable exported model" in capsys.readouterr().err
 
 
+def test_path_with_brackets_is_printed_as_it_is(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "[").mkdir()
+    for command, name in (("export", "[/b] digits.jaxexport"), ("export_page", ":cat: [draft].html")):
+        assert main([command, str(run), name]) == 0
+        assert f"written to {name}" in capsys.readouterr().out
+
+
 def test_probabilities_sum_to_one():
     for logits in (np.array([[2.0], [-1.0]], np.float32), np.array([[1.0, 2.0, 3.0]], np.float32)):
         probabilities = class_probabilities(jax.numpy.asarray(logits))

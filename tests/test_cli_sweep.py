@@ -84,6 +84,13 @@ def test_default_grid_is_around_the_values_of_the_preset():
     recipes, rates = sweep._grid(sweep.SweepConfig(RECIPES["mnist"]._replace(optimizer="adam", learning_rate=0.001)))
     assert [(recipe.model, recipe.hidden) for recipe in recipes] == [("flax_mlp", (n,)) for n in (256, 512, 1024)]
     assert rates == [0.0001, 0.0003, 0.001, 0.003]
+    recipes, _ = sweep._grid(sweep.SweepConfig(RECIPES["chapter"]._replace(hidden=(1,))))
+    assert [recipe.hidden for recipe in recipes] == [(1,), (2,)]
+
+
+def test_two_hidden_layers_are_swept_as_they_are():
+    recipe = RECIPES["mnist"]._replace(hidden=(512, 256))
+    assert sweep._grid(sweep.SweepConfig(recipe))[0] == [recipe]
 
 
 BAD = {  # a pattern that the error message must contain: options, values and what is expected
@@ -147,5 +154,5 @@ def test_further_seed_that_diverges_is_named(monkeypatch, tiny):
     learner = make_learner(RECIPES["chapter-linear"], 30, 2)
     history = types.SimpleNamespace(train_loss=np.array([[0.2, 0.1], [0.2, np.nan]]))
     monkeypatch.setattr(train, "fit_many", lambda *arguments, **options: (None, history))
-    with pytest.raises(ValueError, match="the loss of seed 6 became NaN or infinite; --seed 6 alone"):
+    with pytest.raises(ValueError, match="the loss of seed 6 became NaN or infinite; --seed 6 without"):
         train._train_further_seeds(None, 0.9, range(5, 7), learner, tiny, epochs=2, mesh=None)

@@ -189,7 +189,7 @@ BAD = {  # a pattern that the error message must contain: options, values and wh
     "--epochs must be 1 or more, got 0": ["train", "--epochs", "0"],
     "--target-accuracy must be in .* such as 0.98, got 98.0": ["train", "--target-accuracy", "98"],
     "cannot hold out 12396": ["train", "--hold-out", "12396"],
-    "--platform gpu: JAX finds no such device": ["train", "--platform", "gpu"],
+    "JAX finds no device for --platform gpu": ["train", "--platform", "gpu"],
     "--patience needs --hold-out": ["train", "--patience", "3"],
     "--patience must be 1 or more, got 0": ["train", "--patience", "0", "--hold-out", "2000"],
     "--patience and --seeds are mutually exclusive": ["train", "--seeds=2", "--patience=3", "--hold-out=2000"],
@@ -227,7 +227,7 @@ def test_module_is_a_command():
     code = [sys.executable, "-W", "error", "-m", "jax_mnist", "train", "--platform", "tpu", "--epochs", "1"]
     ended = subprocess.run(code, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("error: --platform tpu: JAX finds no such device")
+    assert ended.stderr.startswith("error: JAX finds no device for --platform tpu")
 
 
 @pytest.mark.slow

@@ -42,16 +42,28 @@ def assert_same_result(found, expected):
         ),
         (["--num-processes", "0"], "--num-processes must be 1 or more, got 0"),
         (
+            ["--coordinator", "localhost:1", "--process-id", "2", "--num-processes", "2"],
+            "--process-id must be in 0..1, got 2",
+        ),
+        (
             ["--coordinator", "localhost:1", "--process-id", "0", "--num-processes", "2", "--distributed"],
             "--coordinator and --distributed are mutually exclusive",
         ),
     ],
-    ids=["no devices", "too many devices", "incomplete", "no port", "no processes", "two ways"],
+    ids=["no devices", "too many devices", "incomplete", "no port", "no processes", "no such process", "two ways"],
 )
 def test_options_that_do_not_go_together_are_refused(tmp_path, capsys, options, message):
     assert train.main([*options, "--out", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_distributed_outside_a_job_names_the_option(tmp_path):
+    ended = subprocess.run([*TRAIN, "--distributed", "--out", tmp_path / "run"], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("error: --distributed must run in a job of Slurm, Open MPI")
+    assert "Traceback" not in ended.stderr
 
 
 def test_devices_must_be_set_before_jax_is_used(tmp_path, capsys):

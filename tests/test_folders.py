@@ -119,7 +119,11 @@ def test_folder_without_validation_images_is_held_out_from(tmp_path, parts, monk
     assert "was trained on, 4 and 2 held out, got 7" in capsys.readouterr().err
     shutil.copytree(tmp_path / parts[0] / "3", tmp_path / "other" / "3")
     shutil.copytree(tmp_path / parts[0] / "7", tmp_path / "other" / "7")
+    capsys.readouterr()
     assert main(["evaluate", str(tmp_path / ".run"), "--dataset", str(tmp_path / "other")]) == 2
+    errors = capsys.readouterr().err
+    assert "or test; evaluate needs validation or test images" in errors
+    assert "--hold-out" not in errors
 
 
 def test_one_class_cannot_be_trained(tmp_path, capsys):
@@ -331,12 +335,31 @@ def test_commands_prepare_unless_told_not_to(tmp_path, sample, capsys):
     assert "note: " not in capsys.readouterr().out
 
 
+def test_predict_reads_pictures_as_the_run_was_trained(tmp_path, sample, capsys):
+    few = sample.valid[::100]
+    write_images(tmp_path / "inverted", 255 - few.images, few.labels)
+    run = str(tmp_path / "run")
+    options = ["--dataset", str(tmp_path / "inverted"), "--epochs", "30", "--learning-rate", "0.01", "--out", run]
+    assert main(["train", "chapter-linear", *options, "--no-prepare"]) == 0
+    correct = json.loads((tmp_path / "run" / "result.json").read_text())["correct"]
+    assert correct > 0.8 * len(few)
+    capsys.readouterr()
+    files = sorted((tmp_path / "inverted" / "valid").glob("*/*"))
+    assert main(["predict", run, *map(str, files)]) == 0
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    answers = [row[2].split()[0] for row in rows if row[2].strip()]  # without "(not sure)"
+    assert sum(answer == file.parent.name for answer, file in zip(answers, files, strict=True)) == correct
+    enlarged(few.images[0], (90, 90)).save(tmp_path / "large.png")
+    assert main(["predict", run, str(tmp_path / "large.png")]) == 2
+    assert "large.png: image must be 28x28 pixels, got 90x90" in capsys.readouterr().err
+
+
 def test_pictures_that_cannot_be_prepared_are_all_named(tmp_path):
     for name in ("1.png", "2.png", "3.png"):
         for part in ("train", "valid"):
             (tmp_path / part / "3").mkdir(parents=True, exist_ok=True)
             Image.new("L", (50, 50)).save(tmp_path / part / "3" / name)
-    with pytest.raises(ValueError, match=r"3/1\.png: shows no digit.* \(and 5 more such pictures: .*train/3/2\.png, "):
+    with pytest.raises(ValueError, match=r"3/1\.png: shows no digit.* \(and 5 more: .*train/3/2\.png, "):
         load(tmp_path)
 
 
@@ -355,6 +378,9 @@ def test_prepared_pictures_are_kept_until_they_change(tmp_path, sample, monkeypa
     enlarged(expected.images[-1], (90, 90)).save(tmp_path / "train/3/0000.png")
     notes_of(tmp_path)
     assert len(prepared) == 15
+    monkeypatch.setattr(preparation.photos, "__file__", preparation.__file__)  # other code prepares them anew
+    notes_of(tmp_path)
+    assert len(prepared) == 29
     for file in cache.rglob("*.npz"):
         file.write_bytes(b"damaged")
     again, _ = notes_of(tmp_path)

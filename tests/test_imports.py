@@ -23,7 +23,7 @@ LAYERS = [
     {"training"},
     {"data", "models"},
     {"chapter"},
-    {"losses", "metrics", "pixels", "files"},
+    {"losses", "metrics", "pixels", "files", "words"},
     {"labels"},
     {"types"},
 ]

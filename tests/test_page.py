@@ -262,7 +262,7 @@ UNSUPPORTED = {
     ),
     "28x28 gray pixels": mlp((100, 10)),
     "only weights (or kernel) and bias": Model(lambda key: {"scale": jax.numpy.ones(3)}, lambda params, x: x),
-    "a chain of this model's 2 layers": from_flax(
+    "a chain of the layers in the parameters gives different logits": from_flax(
         lambda rngs: nnx.Sequential(
             nnx.Conv(1, 2, (3, 5), rngs=rngs), lambda x: x.reshape(len(x), -1), nnx.Linear(1568, 10, rngs=rngs)
         ),
@@ -291,5 +291,8 @@ def test_command_writes_the_page(tmp_path, capsys):
     assert main(["export_page", str(tmp_path / "run"), str(tmp_path / "page.html")]) == 0
     size = (tmp_path / "page.html").stat().st_size
     assert f"2 classes, {size:,} bytes; written to {tmp_path / 'page.html'}" in capsys.readouterr().out
+    bfloat16 = ["mnist", "--hidden", "8", "--epochs", "1", "--bfloat16", "--dataset", "mnist_sample"]
+    assert main(["train", *bfloat16, "--out", str(tmp_path / "other")]) == 0
+    assert main(["export_page", str(tmp_path / "other"), str(tmp_path / "page.html")]) == 0
     assert main(["export_page", str(tmp_path), str(tmp_path / "page.html")]) == 2
     assert "no config.json" in capsys.readouterr().err

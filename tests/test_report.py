@@ -9,7 +9,7 @@ import optax
 import pytest
 from browser import PROGRAM, browser
 
-from jax_mnist import History, Learner, Splits, interpret, linear, mnist_loss
+from jax_mnist import Dataset, History, Learner, Splits, interpret, linear, mnist_loss
 from jax_mnist.analysis.report import as_figures, write_report
 
 HISTORY = History(np.arange(1, 4), *np.linspace(0.1, 0.9, 15).reshape(5, 3))
@@ -35,6 +35,15 @@ def test_report_is_deterministic_and_opens_no_figure(reported, page, tmp_path):
     again = write_report(tmp_path, *reported, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY)
     assert again.read_bytes() == page.read_bytes()
     assert plt.get_fignums() == before
+
+
+def test_report_on_float_images_is_that_on_uint8(reported, page, tmp_path):
+    interpretation, splits, classes = reported
+    floats = Splits(*(Dataset(part.images.astype(np.float32) / 255, part.labels) for part in splits))
+    again = write_report(
+        tmp_path, interpretation, floats, classes, 'A "linear" <model>', {"learning rate": "<0.1>"}, HISTORY
+    )
+    assert again.read_bytes() == page.read_bytes()
 
 
 class Page(HTMLParser):

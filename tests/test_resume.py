@@ -63,7 +63,7 @@ def test_resumed_run_is_bit_identical(run, unbroken, capsys):
     assert "resumed_from" not in json.loads((run / "result.json").read_text())
     (run / "checkpoint-6.safetensors").unlink()
     assert resumed(run) == 0
-    assert "checkpoint-4.safetensors: 4 epochs are finished" in capsys.readouterr().out
+    assert "checkpoint-4.safetensors: 4 epochs finished" in capsys.readouterr().out
     assert model_of(run) == model_of(unbroken)
     assert history_of(run) == history_of(unbroken)
     assert checkpoints_of(run) == checkpoints_of(unbroken) == ["checkpoint-4.safetensors", "checkpoint-6.safetensors"]
@@ -90,7 +90,7 @@ def test_different_settings_are_refused_and_nothing_is_written(run, capsys):
 
 def test_refusal_names_the_way_to_go_on_with_other_settings(run, capsys):
     assert resumed(run, "--learning-rate", "0.1") == 2
-    assert f"; a new run starts from its parameters with --init {run}" in capsys.readouterr().err
+    assert f"; --init {run} with another --out starts a new run from its parameters" in capsys.readouterr().err
 
 
 ONE_MORE = ["--epochs", "1", "--learning-rate", "1e-12", "--batch-size", "1024", "--platform", "cpu"]

@@ -317,6 +317,8 @@ def test_interval_is_that_of_scipy():
     for few in ([], [0.98]):
         with pytest.raises(ValueError, match="two or more values"):
             summarize(few)
+    with pytest.raises(ValueError, match=r"confidence must be in \(0, 1\), such as 0\.95, got 95\.0"):
+        summarize(values, confidence=95.0)
 
 
 def test_interval_holds_the_mean_in_95_percent_of_samples():

@@ -140,7 +140,7 @@ def test_csv_of_emnist_is_upright_and_has_its_classes(tmp_path, digits):
 def test_csv_without_validation_images_is_held_out_from(tmp_path, digits):
     write_csv(tmp_path / "train.csv", digits[0], header=KAGGLE)
     write_csv(tmp_path / "test.csv", digits[1], header=KAGGLE[1:], labelled=False)
-    with pytest.raises(FileNotFoundError, match=r"train\.csv: has no labelled test file.* give --hold-out N"):
+    with pytest.raises(FileNotFoundError, match=r"train\.csv: has no labeled test file.* give --hold-out N"):
         load(tmp_path)
     assert len(hold_out(jax.random.key(0), load_train(tmp_path), 5).train) == 25
     with pytest.raises(ValueError, match=r"test\.csv: must have a column of labels.*predict RUN"):
@@ -293,7 +293,7 @@ OTHERS = {
     "mnist-train.tfrecord-00000-of-00001": (b"", "TensorFlow Datasets; give tfds:NAME"),
     "digit.png": (b"\x89PNG", "one picture; .* `predict RUN PICTURE`"),
     "sheet.xlsx": (b"PK\3\4", "spreadsheet; save it as CSV"),
-    "notes.txt": (b"hello", r"not a dataset that is read; expected \.npz or \.csv"),
+    "notes.txt": (b"hello", r"not a dataset that is read; expected an \.npz, \.csv"),
     "empty": (b"", "not a dataset that is read"),
 }
 

@@ -55,7 +55,8 @@ def summarize(values: Float[ArrayLike, " k"] | Sequence[float], confidence: floa
     """Return the mean, the standard deviation and the mean's confidence interval by Student's t of a sample.
 
     `values` [k] are such as the accuracies of k seeds, `confidence` is in (0, 1). The standard deviation divides by
-    k - 1. Raises ValueError for fewer than two values, which have no standard deviation.
+    k - 1. Raises ValueError for fewer than two values, which have no standard deviation, and for a confidence outside
+    (0, 1).
 
     >>> mean, std, (low, high) = summarize([0.97, 0.98, 0.99])
     >>> round(mean, 4), round(std, 4), round(low, 4), round(high, 4)
@@ -66,6 +67,8 @@ def summarize(values: Float[ArrayLike, " k"] | Sequence[float], confidence: floa
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"values must be [k] with two or more values, got {list(values.shape)}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), such as 0.95, got {confidence}")
     mean, std = float(values.mean()), float(values.std(ddof=1))
     half_width = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * std / len(values) ** 0.5
     return Summary(mean, std, (mean - half_width, mean + half_width))

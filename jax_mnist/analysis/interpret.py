@@ -124,8 +124,9 @@ def top_losses(losses: Float[ArrayLike, " n"], count: int = 9) -> tuple[Float[Ar
 def gradient_norms(learner: Learner, params: Params, dataset: Dataset, *, batch_size: int = 16) -> Float[Array, " n"]:
     """Return the norm of the gradient of each image's own loss, float [n]: how much that image alone changes the model.
 
-    `vmap(grad)` computes one gradient for each example of a batch, so `batch_size` copies of the parameters must fit
-    into memory. Training learns most from images with large norms (Paul et al. 2021, "Deep Learning on a Data Diet").
+    The model computes as in evaluation (`model.apply`): without dropout, with the stored batch statistics. `vmap(grad)`
+    computes one gradient for each example of a batch, so `batch_size` copies of the parameters must fit into memory.
+    Training learns most from images with large norms (Paul et al. 2021, "Deep Learning on a Data Diet").
     With `mnist_loss` an image far on the wrong side has a norm near 0, since the sigmoid is flat there. Raises
     ValueError if model, data and loss do not fit together.
 

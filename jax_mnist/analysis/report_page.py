@@ -188,8 +188,11 @@ def _digits(
 
 
 def _png(image: Any) -> str:
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8:  # floats in [0, 1]
+        pixels = np.round(255 * pixels).astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(255 - np.asarray(image)).save(file, format="PNG", optimize=True)
+    Image.fromarray(255 - pixels).save(file, format="PNG", optimize=True)
     return _data("image/png", file.getvalue())
 
 

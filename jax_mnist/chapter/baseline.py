@@ -28,7 +28,8 @@ def class_means(dataset: Dataset, class_count: int | None = None) -> Float[Array
             raise ValueError(f"every class must have at least one image, got {counts.tolist()} images per class")
         class_count = len(counts)
     images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
-    counts = jax.ops.segment_sum(jnp.ones_like(labels), labels, class_count)[:, None, None]
+    # int32 whatever the dtype of the labels: a count in uint8 would wrap around at 256.
+    counts = jax.ops.segment_sum(jnp.ones(labels.shape, jnp.int32), labels, class_count)[:, None, None]
     if images.dtype != jnp.uint8:
         return jax.ops.segment_sum(to_float(images), labels, class_count) / counts.astype(images.dtype)
     # Integer sums are exact; a float32 sum of thousands of pixels would be wrong in the fifth digit.

@@ -1,4 +1,4 @@
-"""What the commands share: parsing, presets, the choice of a device, and exit codes."""
+"""Shared parts of the commands: parsing, presets, device selection, the console, exit codes."""
 
 import atexit
 import functools
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
 import tyro
+from rich.console import Console
 from tyro.conf import arg
 from tyro.extras import subcommand_type_from_defaults
 
 from ..recipes import RECIPES, SUMMARIES, Recipe
+from ..words import count_of
 
 # At exit Python would search all imported objects for garbage, which takes 0.2 s.
 atexit.register(gc.freeze)
@@ -67,14 +69,15 @@ def require_positive(config: Any, *names: str) -> None:
 def use_platform(platform: Platform) -> Any:
     """Return the first device of the platform, by default of JAX's choice, without falling back to another platform.
 
-    Call it before any other use of JAX. Raises ValueError if there is no such device.
+    Call it before any other use of JAX. Raises ValueError if JAX finds no such device.
     """
     if platform == "cpu":
         jax.config.update("jax_platforms", "cpu")
     try:
         device = jax.devices(platform)[0]
     except RuntimeError as error:
-        raise ValueError(f"--platform {platform or 'not given'}: JAX finds no such device ({error})") from error
+        wanted = "device" if platform is None else f"device for --platform {platform}"
+        raise ValueError(f"JAX finds no {wanted} ({error})") from error
     if jax.default_backend() != device.platform:
         raise ValueError(f"--platform {platform}: JAX uses {jax.default_backend()}; unset JAX_PLATFORMS")
     return device
@@ -92,7 +95,12 @@ def use_one_thread() -> None:
     os.environ["NPROC"] = "1"  # read by XLA; --xla_cpu_multi_thread_eigen=false does not change the threads
 
 
-def show_reading(console: Any) -> dict[str, Any]:
+def make_console(**options: Any) -> Console:
+    """Return a console that prints paths and messages as they are: no markup, emoji, colors or line breaks."""
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
+
+
+def show_reading(console: Console) -> dict[str, Any]:
     """Return the options of `load` that show on a console what is prepared, and what was done or left out."""
     from rich.progress import track
 
@@ -104,4 +112,4 @@ def describe(device: Any) -> str:
     """Return a device in words: "cpu, 1 device, jax 0.10.2"."""
     count = jax.device_count()
     kind = "" if device.device_kind == device.platform else f" ({device.device_kind})"
-    return f"{device.platform}{kind}, {count} device{'s' if count > 1 else ''}, jax {jax.__version__}"
+    return f"{device.platform}{kind}, {count_of(count, 'device')}, jax {jax.__version__}"

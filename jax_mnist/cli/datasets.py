@@ -11,7 +11,7 @@ from rich.table import Table
 from ..data.download import cache_directory, present
 from ..data.load import known_names
 from ..data.registry import BUNDLED
-from .console import EXIT_OK, script
+from .console import EXIT_OK, make_console, script
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +25,9 @@ def run(config: DatasetsConfig) -> int:
     table.add_column("path", overflow="fold")
     for row in [*_files(), *_prepared()]:
         table.add_row(*row)
-    console = Console()
-    console.print(table)
-    console.print(
-        "A path works too: of IDX files, images, an .npz or a .csv. For TFDS: python -m jax_mnist prepare_tfds NAME",
-        highlight=False,
+    Console(markup=False, emoji=False).print(table)
+    make_console().print(
+        "A path works too: of IDX files, images, an .npz or a .csv. For TFDS: python -m jax_mnist prepare_tfds NAME"
     )
     return EXIT_OK
 

@@ -1,4 +1,4 @@
-"""Where `train` runs: on how many devices, and as one of how many processes."""
+"""Devices and processes of `train`."""
 
 import contextlib
 import os
@@ -30,6 +30,8 @@ def set_up_devices(config: Any) -> None:
         raise ValueError("--coordinator HOST:PORT, --process-id I and --num-processes N must be given together")
     if config.coordinator is not None and not config.coordinator.rpartition(":")[2].isdecimal():
         raise ValueError(f"--coordinator must be HOST:PORT, such as localhost:1234, got {config.coordinator}")
+    if config.coordinator is not None and not 0 <= config.process_id < config.num_processes:
+        raise ValueError(f"--process-id must be in 0..{config.num_processes - 1}, got {config.process_id}")
     if config.coordinator is not None and config.distributed:
         raise ValueError("--coordinator and --distributed are mutually exclusive")
 
@@ -47,7 +49,13 @@ def set_up_devices(config: Any) -> None:
     if config.coordinator is not None:
         jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id, **timeouts)
     elif config.distributed:
-        jax.distributed.initialize(**timeouts)
+        try:
+            jax.distributed.initialize(**timeouts)
+        except ValueError as error:
+            raise ValueError(
+                f"--distributed must run in a job of Slurm, Open MPI, Kubernetes or a TPU pod ({error}); "
+                "--coordinator joins a job started by hand"
+            ) from error
 
 
 def choose_mesh(devices: int | None) -> Mesh | None:

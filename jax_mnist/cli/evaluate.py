@@ -4,23 +4,23 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
 from ..analysis import interpret
 from ..data.load import class_names, load
+from ..data.registry import HOLD_OUT
 from ..recipes import Recipe, make_loss, read_data
 from ..runs import load_history, load_run
 from ..training.evaluation import evaluate
-from .console import EXIT_OK, Platform, describe, optional, script, show_reading, use_platform
+from .console import EXIT_OK, Platform, describe, make_console, optional, script, show_reading, use_platform
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
     """Evaluate a trained model on a dataset's validation or test images, each counted once.
 
-    If the dataset of the training has none, the images that the run held out are evaluated.
+    If the run's dataset has neither, the images that the run held out are evaluated.
     """
 
     run: Positional[Path]
@@ -35,7 +35,7 @@ class EvaluateConfig:
 
 def run(config: EvaluateConfig) -> int:
     """Evaluate as configured."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = make_console()
     console.print(f"device: {describe(use_platform(config.platform))}")
     trained = load_run(config.run)
     dataset = config.dataset or trained.config["dataset"]
@@ -46,9 +46,12 @@ def run(config: EvaluateConfig) -> int:
     try:
         splits = load(dataset, **options)
     except FileNotFoundError as error:
-        if not held_out or dataset != trained.config["dataset"]:
+        reason = str(error).removesuffix(HOLD_OUT)
+        if reason == str(error):  # something else is missing than the validation part
             raise
-        console.print(f"note: {str(error).partition(';')[0]}; evaluating the images that the run held out")
+        if not held_out or dataset != trained.config["dataset"]:
+            raise FileNotFoundError(f"{reason}evaluate needs validation or test images") from error
+        console.print(f"note: {reason}evaluating the images that the run held out")
         splits, _ = read_data(dataset, held_out, **options)
         if len(splits.train) != trained.config["train_count"]:  # then others would be held out
             raise ValueError(
@@ -66,7 +69,8 @@ def run(config: EvaluateConfig) -> int:
         metrics = interpretation.metrics
         title = f"{trained.config['model']} on {dataset}"
         settings = {name: trained.config.get(name) for name in (*Recipe._fields, "seed", "hold_out", "patience")}
-        about = {name.replace("_", " ").capitalize(): _text(value) for name, value in settings.items() if value}
+        given = {name: value for name, value in settings.items() if value or name == "seed"}
+        about = {name.replace("_", " ").capitalize(): _text(value) for name, value in given.items()}
         write_report(config.report, interpretation, splits, classes, title, about, history)
     table = Table("dataset", "images", "loss", "accuracy")
     table.add_row(dataset, f"{metrics.count:,}", f"{metrics.loss:.4f}", f"{metrics.accuracy:.4f}")

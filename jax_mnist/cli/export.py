@@ -3,12 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from rich.console import Console
 from tyro.conf import Positional
 
 from ..export.program import PLATFORMS, export_model
 from ..runs import load_run
-from .console import EXIT_OK, Platform, script, use_platform
+from .console import EXIT_OK, Platform, make_console, script, use_platform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +30,9 @@ def run(config: ExportConfig) -> int:
     use_platform(config.platform)
     trained = load_run(config.run)
     export_model(config.file, trained.learner.model, trained.params, trained.classes)
-    Console().print(
+    make_console().print(
         f"{len(trained.classes)} classes, {config.file.stat().st_size:,} bytes for {', '.join(PLATFORMS)}; "
         f"written to {config.file}",
-        highlight=False,
-        soft_wrap=True,
     )
     return EXIT_OK
 

@@ -3,12 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from rich.console import Console
 from tyro.conf import Positional
 
 from ..data.formats.image_folder import write_folder
 from ..data.load import class_names, load, sample_indices
-from .console import EXIT_OK, script
+from .console import EXIT_OK, make_console, script
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +25,8 @@ def run(config: ExportFolderConfig) -> int:
     """Export as configured."""
     splits = load("mnist_sample")
     write_folder(config.directory, splits, class_names("mnist_sample"), sample_indices())
-    Console().print(
+    make_console().print(
         f"{len(splits.train):,} training and {len(splits.valid):,} validation images written to {config.directory}",
-        highlight=False,
-        soft_wrap=True,
     )
     return EXIT_OK
 

@@ -3,12 +3,12 @@
 import dataclasses
 from pathlib import Path
 
-from rich.console import Console
 from tyro.conf import Positional
 
 from ..export.web_page import export_page
+from ..recipes import make_learner
 from ..runs import load_run
-from .console import EXIT_OK, script
+from .console import EXIT_OK, make_console, script
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +27,12 @@ class ExportPageConfig:
 def run(config: ExportPageConfig) -> int:
     """Export as configured."""
     trained = load_run(config.run)
-    export_page(config.page, trained.learner.model, trained.params, trained.classes)
-    Console().print(
+    # The page computes in float64 whatever the training multiplied in, so it is compared with the float32 model.
+    recipe = trained.recipe._replace(bfloat16=False)
+    model = make_learner(recipe, trained.config["train_count"], len(trained.classes)).model
+    export_page(config.page, model, trained.params, trained.classes)
+    make_console().print(
         f"{len(trained.classes)} classes, {config.page.stat().st_size:,} bytes; written to {config.page}",
-        highlight=False,
-        soft_wrap=True,
     )
     return EXIT_OK
 

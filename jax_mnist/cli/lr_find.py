@@ -6,14 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-from rich.console import Console
 from tyro.conf import arg
 
 from ..files import make_writable
 from ..recipes import RECIPES, make_learner, read_data
 from ..runs import write_json
 from ..training.lr_find import lr_find
-from .console import EXIT_OK, Platform, Preset, describe, require_positive, script, show_reading, use_platform
+from .console import (
+    EXIT_OK,
+    Platform,
+    Preset,
+    describe,
+    make_console,
+    require_positive,
+    script,
+    show_reading,
+    use_platform,
+)
 from .pictures import import_plots, picture
 
 
@@ -22,12 +31,12 @@ class LrFindConfig:
     """Train a preset briefly at each of a hundred learning rates at once, draw the losses, and suggest a rate.
 
     The rates are compared on held-out training images. The validation or test set is not used, so that it still says
-    how good the chosen rate is.
+    how good the chosen rate is. --epochs and --learning-rate have no effect: --trial-epochs is the length of a trial.
     """
 
     recipe: Preset = RECIPES["chapter"]
     hold_out: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(required)")] = None
-    """Hold out this many training images for validation, such as 2000 of 3 or 7, 10000 of ten digits."""
+    """Hold out this many training images for validation, such as 2000 for mnist_sample or 10000 for mnist."""
     no_prepare: bool = False
     """Read pictures in a folder as they are, and refuse those that are not 28x28."""
     trial_epochs: int = 2
@@ -45,7 +54,7 @@ def run(config: LrFindConfig) -> int:
     require_positive(config, "trial_epochs")
     if config.hold_out is None or config.hold_out < 1:
         raise ValueError("lr_find needs --hold-out (model selection must not use the test set), such as 2000")
-    console, device = Console(highlight=False, markup=False, soft_wrap=True), use_platform(config.platform)
+    console, device = make_console(), use_platform(config.platform)
     console.print(f"device: {describe(device)}")
     options: dict[str, Any] = {"prepare": not config.no_prepare, **show_reading(console)}
     splits, classes = read_data(config.recipe.dataset, config.hold_out, **options)

@@ -5,11 +5,10 @@ import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rich.console import Console
 from tyro.conf import Positional, arg
 
 from ..data.load import class_names, load_known
-from .console import EXIT_OK, optional, script
+from .console import EXIT_OK, make_console, optional, script
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +35,8 @@ def run(config: PrepareTfdsConfig) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns about the directory, which is still to be written
     splits = load_known(config.name, config.idx_directory)
     path = prepare(config.name, splits, class_names(config.name), config.data_dir)
-    Console().print(
+    make_console().print(
         f"{len(splits.train):,} training and {len(splits.valid):,} test images written to {path}",
-        highlight=False,
-        soft_wrap=True,
     )
     return EXIT_OK
 

@@ -8,17 +8,27 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from ..analysis import summarize
-from ..data.load import load_train
 from ..files import make_writable
 from ..recipes import RECIPES, Recipe, make_learner, read_data
 from ..runs import write_json
 from ..training.sweeps import fit_many
 from ..types import Splits
-from .console import EXIT_OK, Platform, Preset, describe, optional, require_positive, script, show_reading, use_platform
+from ..words import count_of
+from .console import (
+    EXIT_OK,
+    Platform,
+    Preset,
+    describe,
+    make_console,
+    optional,
+    require_positive,
+    script,
+    show_reading,
+    use_platform,
+)
 from .pictures import import_plots, picture
 
 
@@ -36,7 +46,7 @@ class SweepConfig:
     ] = ()
     """Learning rates; those of one width and seed are trained at once."""
     widths: Annotated[
-        tuple[int, ...], optional("[INT ...]", "half, once and twice the size in --hidden, if there is one")
+        tuple[int, ...], optional("[INT ...]", "half, once and twice --hidden if it is one size, else --hidden itself")
     ] = ()
     """Sizes of the one hidden layer."""
     seed: int = 0
@@ -64,16 +74,12 @@ class Setting(NamedTuple):
 def run(config: SweepConfig) -> int:
     """Sweep as configured."""
     require_positive(config, "hold_out", "seeds")
-    console, device = Console(highlight=False, markup=False, soft_wrap=True), use_platform(config.platform)
+    console, device = make_console(), use_platform(config.platform)
     console.print(f"device: {describe(device)}")
     start = time.perf_counter()
     recipe = config.recipe
-    options: dict[str, Any] = {"prepare": not config.no_prepare, **show_reading(console)}
-    hold_out = config.hold_out
-    if hold_out is None:
-        silent: dict[str, Any] = options | {"report": lambda _: None}  # the images are read again below
-        hold_out = max(1, len(load_train(recipe.dataset, **silent)) // 6)
-    splits, classes = read_data(recipe.dataset, hold_out, **options)
+    reading = {"prepare": not config.no_prepare, **show_reading(console)}
+    splits, classes = read_data(recipe.dataset, config.hold_out or 1 / 6, **reading)
 
     recipes, rates = _grid(config)
     for one in recipes:  # refuse what cannot be trained before anything is trained or written
@@ -91,7 +97,7 @@ def run(config: SweepConfig) -> int:
     values = recipe._asdict() | {
         "seeds": list(range(config.seed, config.seed + config.seeds)),
         "train_count": len(splits.train),
-        "hold_out": hold_out,
+        "hold_out": len(splits.valid),
         "seconds": seconds,
         "device": describe(device),
         "settings": [_as_row(setting) for setting in settings],
@@ -103,7 +109,8 @@ def run(config: SweepConfig) -> int:
     _draw(config.out / "sweep.png", settings, rates)
     console.print(
         f"best: {_name(best.hidden)}, learning rate {best.learning_rate:g}: {_describe(best.accuracies)} on "
-        f"{hold_out:,} held-out training images, {config.seeds} seed(s); {seconds:.1f} s; written to {config.out}"
+        f"{len(splits.valid):,} held-out training images, {count_of(config.seeds, 'seed')}; {seconds:.1f} s; "
+        f"written to {config.out}"
     )
     if len(rates) > 1 and best.learning_rate in (min(rates), max(rates)):
         console.print("this rate is at the edge of those tried: a better one may lie beyond it")
@@ -117,7 +124,10 @@ def _grid(config: SweepConfig) -> tuple[list[Recipe], list[float]]:
     for rate in rates:
         if not 0 < rate < math.inf:
             raise ValueError(f"--learning-rates must be positive numbers, got {rate}")
-    widths = config.widths or [width for size in recipe.hidden for width in (size // 2, size, size * 2)]
+    widths = config.widths
+    if not widths and len(recipe.hidden) == 1:
+        (size,) = recipe.hidden
+        widths = (max(size // 2, 1), size, size * 2)
     recipes = [recipe._replace(hidden=(width,)) for width in dict.fromkeys(widths)] or [recipe]
     return recipes, list(dict.fromkeys(rates))
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
@@ -36,12 +35,14 @@ from ..training.mesh import replicate, to_local
 from ..training.nan_guard import describe_divergence, is_finite
 from ..training.sweeps import fit_many
 from ..types import EpochRecord, History, Learner, Params, Splits
+from ..words import count_of
 from .console import (
     EXIT_OK,
     EXIT_TARGET_MISSED,
     Platform,
     Preset,
     describe,
+    make_console,
     optional,
     require_positive,
     script,
@@ -66,7 +67,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of the parameters and of the order of the images."""
     seeds: int = 1
-    """Number of seeds, from --seed on; the files are of the first, result.json summarizes all."""
+    """Number of seeds, starting at --seed. Files are written for the first; result.json summarizes all."""
     hold_out: int = 0
     """Hold out this many training images for validation."""
     no_prepare: bool = False
@@ -90,7 +91,7 @@ class TrainConfig:
     platform: Platform = None
     """Device platform; an error if unavailable."""
     devices: Annotated[int | None, optional("INT", "1, or all of several processes")] = None
-    """Devices of each process that share a batch; on a CPU virtual ones."""
+    """Devices per process that share a batch; on a CPU, virtual devices."""
     distributed: bool = False
     """Join a multi-process job of Slurm, Open MPI, Kubernetes or a TPU pod."""
     coordinator: Annotated[str | None, optional("HOST:PORT")] = None
@@ -117,7 +118,7 @@ def train(config: TrainConfig) -> int:
     device = use_platform(config.platform)
     mesh = choose_mesh(config.devices)
     is_first = jax.process_index() == 0  # of several processes, only the first prints and writes
-    console = Console(quiet=not is_first, highlight=False, markup=False, soft_wrap=True)
+    console = make_console(quiet=not is_first)
     console.print(f"device: {describe(device)}")
     directory = config.resume or config.out
     make_writable(directory)
@@ -154,7 +155,8 @@ def train(config: TrainConfig) -> int:
         console.print("\n".join(notes))
         if len(progress.records) > recipe.epochs:
             raise ValueError(
-                f"--resume: {directory} has already trained {len(progress.records)} epochs; --epochs is {recipe.epochs}"
+                f"--resume: {directory} has already trained {count_of(len(progress.records), 'epoch')}; "
+                f"--epochs is {recipe.epochs}"
             )
 
     # Loop. One compiled epoch at a time; everything that callbacks do elsewhere is a line here.
@@ -210,7 +212,8 @@ def train(config: TrainConfig) -> int:
                         with lock:
                             path = save_progress(directory, progress, settings)
                         reason += (
-                            f"; the last good state, of epoch {record.epoch - 1}, is in {path}: --init continues it"
+                            f"; the last good state, of epoch {record.epoch - 1}, is in {path}: --init {path} with "
+                            "another --out starts a new run from it"
                         )
                     raise ValueError(reason)
                 with lock:
@@ -236,7 +239,7 @@ def train(config: TrainConfig) -> int:
         console.print(_table(records, _evaluated_part(recipe.dataset, config.hold_out)))
         if config.seeds > 1:
             seeds = range(config.seed, config.seed + config.seeds)
-            display = console.status(f"training seeds {seeds[1]} to {seeds[-1]}")
+            display = console.status(f"training {count_of(config.seeds - 1, 'further seed')}")
             with display:
                 accuracy = result["accuracy"]
                 result |= _train_further_seeds(params, accuracy, seeds[1:], learner, splits, recipe.epochs, mesh)
@@ -277,7 +280,7 @@ def _early_stop(progress: Progress, patience: int | None) -> str | None:
     if patience is None or not progress.records:
         return None
     epochs = progress.records[-1].epoch - best_record(progress.records).epoch
-    return f"no lower validation loss for {patience} epochs" if epochs >= patience else None
+    return f"no lower validation loss for {count_of(patience, 'epoch')}" if epochs >= patience else None
 
 
 def _result(
@@ -321,7 +324,9 @@ def _train_further_seeds(
     seconds = time.perf_counter() - start
     for seed, losses in zip(seeds, history.train_loss, strict=True):
         if not np.isfinite(losses).all():
-            raise ValueError(f"the loss of seed {seed} became NaN or infinite; --seed {seed} alone names the step")
+            raise ValueError(
+                f"the loss of seed {seed} became NaN or infinite; --seed {seed} without --seeds finds the step"
+            )
     further = to_local(replicate(jax.vmap(evaluation_params)(states), mesh))
     params = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, further)
     accuracies = [accuracy, *history.accuracy[:, -1].tolist()]

@@ -69,8 +69,8 @@ def epoch_indices(
 
     `count` is the number of images. Returns int32 [steps, b] with each index 0..count-1 exactly once where the mask,
     bool [steps, b], is True. It is False where the last batch is filled up, with the epoch's first images again.
-    Without a key the order is the dataset's. With a `mesh` every batch is sharded over its
-    devices, and padded with its own first images if they do not divide `batch_size`.
+    Without a key the order is the dataset's. With a `mesh` every batch is sharded over its devices, and padded with its
+    own first images if they do not divide `batch_size`.
 
     >>> indices, mask = epoch_indices(jax.random.key(0), 0, 26, 6)
     >>> indices.shape, mask.sum(axis=1).tolist()

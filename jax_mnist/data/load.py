@@ -139,7 +139,7 @@ def known_names() -> tuple[str, ...]:
 def class_names(name_or_path: str | Path) -> tuple[str, ...]:
     """Return the class names of a dataset, indexed by label.
 
-    `name_or_path` is as in `load`. Raises FileNotFoundError if it does not exist.
+    `name_or_path` and the exceptions are those of `load`.
 
     >>> class_names("mnist_sample")
     ('7', '3')

@@ -26,9 +26,9 @@ class Photo(NamedTuple):
     image: UInt8[np.ndarray, "28 28"]
     """Light on dark in 0..255."""
     inverted: bool
-    """Whether the ink was darker than the paper."""
+    """True if the ink was darker than the paper."""
     cropped: bool
-    """Whether a frame, or something at the edge, was removed."""
+    """True if a frame, or something at the edge, was removed."""
 
 
 def read_photo(path: str | Path) -> UInt8[np.ndarray, "28 28"]:
@@ -89,10 +89,10 @@ def _read_grey(path: Path) -> Float[np.ndarray, "h w"]:
 
 class _Ink(NamedTuple):
     density: Float[np.ndarray, "h w"]
-    """How much ink each pixel has, in [0, 1]."""
+    """Amount of ink in each pixel, in [0, 1]."""
     is_stroke: Bool[np.ndarray, "h w"]
     is_dark: bool
-    """Whether the ink is darker than the paper."""
+    """True if the ink is darker than the paper."""
 
 
 def _find_ink(grey: Float[np.ndarray, "h w"]) -> _Ink | None:
@@ -115,7 +115,7 @@ def _estimate_noise(grey: Float[np.ndarray, "h w"], difference: Float[np.ndarray
     The difference from the paper is too high an estimate for a blurred close crop, most of whose pixels are ink, and
     for a shadow, which the fit does not follow; the second differences are too high for small sharp pictures.
     """
-    # Scaling down has correlated the noise of adjacent pixels, so the differences are to the second next ones.
+    # Scaling down has correlated the noise of adjacent pixels, so the differences are between pixels two apart.
     neighbors = (grey[:-4, 2:-2] + grey[4:, 2:-2] + grey[2:-2, :-4] + grey[2:-2, 4:]) / 4
     second_difference = (grey[2:-2, 2:-2] - neighbors) / np.sqrt(1.25)
     estimates = (difference, second_difference) if second_difference.size else (difference,)
@@ -152,7 +152,7 @@ class _Digit(NamedTuple):
     length: int
     """Of the longest piece of ink that is away from the edge and not small, in pixels; 0 if there is none."""
     is_doubtful: bool
-    """Whether much of the edge is ink, and nothing else shows that this is a digit."""
+    """True if much of the edge is ink and nothing else shows that this is a digit."""
 
 
 def _find_digit(grey: Float[np.ndarray, "h w"], levels: int = 4) -> _Digit | None:
@@ -167,8 +167,8 @@ def _find_digit(grey: Float[np.ndarray, "h w"], levels: int = 4) -> _Digit | Non
     digit = _pick_digit(grey)
     if digit is None or not digit.is_doubtful or max(grey.shape) <= SIDE:  # no photo is this small
         return digit
-    # The paper is not smooth: a shadow falls on it. Of the wrong polarity only gaps between strokes are left, which
-    # are shorter than the digit.
+    # The paper is not smooth: a shadow falls on it. With the wrong polarity, only the gaps between strokes remain, and
+    # they are shorter than the digit.
     dark, light = _pick_digit(_flatten(grey)), _pick_digit(_flatten(1 - grey))
     flat = [found._replace(is_dark=found is dark) for found in (dark, light) if found and found.is_dark]
     best = max(flat, key=lambda found: found.length, default=digit)
@@ -199,7 +199,7 @@ def _find_sheet(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "a b"] | No
             margin = max(round(0.015 * max(height, width)), 1)  # what a slant or a blur leaves
             if (at_edge < 0.1 and _is_quadrilateral(filled)) or (at_edge > 0.3 and _is_cut_sheet(filled, grey.size)):
                 inside = np.asarray(ndimage.binary_erosion(filled, iterations=margin), bool)
-                # Around a slanted sheet its paper goes on.
+                # Fill the rest of a slanted sheet's bounding box with its paper.
                 y, x = np.asarray(ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True))
                 return grey[box][y, x]
             if filled.mean() > 0.9 and height * width < 0.97 * grey.size:

@@ -32,10 +32,10 @@ def prepare_pictures(
     seconds is kept in the cache directory, in one file for each `folder`; there a picture is known by its path, size
     and time of change, and by the code that prepared it. Delete the directory "prepared" to empty it.
     """
-    code = Path(photos.__file__).read_bytes() + Path(pictures.__file__).read_bytes()
-    keys = [hashlib.sha256(code + _identity(file)).hexdigest() for file in files]
+    code = hashlib.sha256(Path(photos.__file__).read_bytes() + Path(pictures.__file__).read_bytes()).hexdigest()
+    keys = [_identity(file) for file in files]
     cache = cache_directory() / "prepared" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.npz"
-    known = _read_cache(cache)
+    known = _read_cache(cache, code)
     missing = [(key, file) for key, file in zip(keys, files, strict=True) if key not in known]
     start = time.perf_counter()
     # Threads, not processes, which would need `if __name__ == "__main__"` in the user's script. NumPy, SciPy and Pillow
@@ -47,7 +47,7 @@ def prepare_pictures(
             results = progress(results, total=len(missing))
         found = known | {key: result for (key, _), result in zip(missing, results, strict=True)}
     if time.perf_counter() - start > _CACHE_FROM:
-        _write_cache(cache, found)
+        _write_cache(cache, code, found)
     return [found[key] for key in keys]
 
 
@@ -58,21 +58,23 @@ def _prepare(file: Path) -> Photo | ValueError:
         return error
 
 
-def _identity(file: Path) -> bytes:
+def _identity(file: Path) -> str:
     status = file.stat()
-    return f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode()
+    return hashlib.sha256(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()
 
 
-def _read_cache(path: Path) -> dict[str, Photo | ValueError]:
+def _read_cache(path: Path, code: str) -> dict[str, Photo | ValueError]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            if arrays["code"] != code:
+                return {}
             photos = map(Photo, arrays["images"], arrays["inverted"].tolist(), arrays["cropped"].tolist())
             return dict(zip(arrays["keys"].tolist(), photos, strict=True))
     except Exception:  # missing or damaged: everything is prepared anew
         return {}
 
 
-def _write_cache(path: Path, found: dict[str, Photo | ValueError]) -> None:
+def _write_cache(path: Path, code: str, found: dict[str, Photo | ValueError]) -> None:
     photos = {key: photo for key, photo in found.items() if isinstance(photo, Photo)}
     if not photos:
         return
@@ -80,4 +82,6 @@ def _write_cache(path: Path, found: dict[str, Photo | ValueError]) -> None:
     with contextlib.suppress(OSError):  # without a cache it only takes longer
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
-            np.savez_compressed(temporary, keys=list(photos), images=images, inverted=inverted, cropped=cropped)
+            np.savez_compressed(
+                temporary, code=code, keys=list(photos), images=images, inverted=inverted, cropped=cropped
+            )

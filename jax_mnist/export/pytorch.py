@@ -11,6 +11,7 @@ import numpy as np
 from jax.tree_util import DictKey, SequenceKey
 
 from ..types import Params
+from ..words import count_of
 
 _TORCH_NAMES = {"weights": "weight", "kernel": "weight", "bias": "bias"}
 """The PyTorch name for each name of our leaves."""
@@ -165,8 +166,8 @@ def _match(layers: Layers, torch_layers: list[str], names: Mapping[str, str] | N
     if len(layers) != len(torch_layers):
         expected = "; ".join(f"{name} with {_shapes(arrays)}" for name, arrays in layers.items())
         raise ValueError(
-            f"the state_dict holds {len(torch_layers)} layers ({', '.join(torch_layers)}); expected {len(layers)}, "
-            f"in our layout: {expected}"
+            f"the state_dict holds {count_of(len(torch_layers), 'layer')} ({', '.join(torch_layers)}); expected "
+            f"{len(layers)}, in our layout: {expected}"
         )
     _check_unambiguous(layers)
     return dict(zip(layers, torch_layers, strict=True))

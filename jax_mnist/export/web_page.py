@@ -12,12 +12,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
+from ..data.formats.image_folder import SIDE
 from ..files import atomic_write
 from ..models.batch_last import Window
 from ..types import Model, Params
 from .pytorch import to_state_dict
 
-SIDE = 28
 _SUPPORTED = (
     "the page supports linear layers after any number of convolutions, each with 2x2 max pooling, with stride 2 or "
     "with neither, and a ReLU or a hard swish after every layer but the last, "
@@ -38,9 +38,10 @@ def export_page(path: str | Path, model: Model, params: Params, classes: Sequenc
 
     The page shows the drawing, the 28x28 pixels that the model gets, and the probability of each class.
     `params` are those of `linear`, `mlp`, `flax_mlp` or `cnn`, or of any model that computes the same function;
-    `classes` are the names of the labels 0, 1, .... The page needs no other file and no network. Its logits equal the
-    model's up to rounding: parameters are stored as float32. Replaces an existing file atomically. Raises ValueError
-    if the page cannot compute the model or the number of classes is wrong, and OSError if it cannot be written.
+    `classes` are the names of the labels 0, 1, and so on. The page needs no other file and no network. Its logits equal
+    the model's up to rounding: parameters are stored as float32. Replaces an existing file atomically. Raises
+    ValueError if the page cannot compute the model or the number of classes is wrong, and OSError if it cannot be
+    written.
 
     >>> import tempfile
     >>> from jax_mnist import linear
@@ -93,7 +94,10 @@ def _find_structure(layers: Layers, model: Model, params: Params) -> tuple[str, 
         logits, tolerance = _logits(layers, activation, windows, x), 1e-4 * max(1, abs(wanted).max())
         if logits.shape == wanted.shape and np.allclose(logits, wanted, rtol=0, atol=tolerance):
             return activation, windows
-    raise ValueError(f"{_SUPPORTED}; a chain of this model's {len(layers)} layers gives different logits")
+    raise ValueError(
+        f"{_SUPPORTED}; a chain of the layers in the parameters gives different logits. Instead of a mixed_precision "
+        "model, give the one that it was made from"
+    )
 
 
 def _fitting_windows(layers: Layers) -> list[tuple[Window, ...]]:

@@ -27,6 +27,9 @@ def mlp(sizes: Sequence[int], std: float | None = None) -> Model:
 def linear(inputs: int = 784, outputs: int = 1, std: float | None = None) -> Model:
     """Return one linear layer: the chapter's `linear1`, by default initialized as `nn.Linear(784, 1)`.
 
+    `inputs` and `outputs` are the sizes of the layer; `std` is that of `mlp`. The same arguments return the same Model,
+    so that it compiles once. Raises ValueError if a size is below 1.
+
     >>> import jax
     >>> [layer.weights.shape for layer in linear().init(jax.random.key(0))]
     [(784, 1)]

@@ -37,9 +37,8 @@ def from_flax(make: Callable[[nnx.Rngs], nnx.Module], input_shape: Sequence[int]
     Dropout and batch statistics work as after `module.train()` in a training step and as after `module.eval()`
     elsewhere. The statistics are those of the whole batch, over all devices. If the images do not fill the last batch,
     it is padded with the epoch's first images, and if the devices do not divide a batch, with its own first images;
-    padding affects batch statistics only. The statistics are stored among
-    the parameters: a step overwrites them, and no gradient reaches them or any other variable that is not an
-    `nnx.Param`.
+    padding affects batch statistics only. The statistics are stored among the parameters: a step overwrites them, and
+    no gradient reaches them or any other variable that is not an `nnx.Param`.
 
     Raises ValueError if the module holds arrays that are not an `nnx.Variable` or not float, RNG counters excepted, and
     in a step if the module writes to an `nnx.Param` while it is called, as `nnx.SpectralNorm` does.

@@ -26,7 +26,7 @@ def evaluate(
 ) -> Metrics:
     """Return the mean loss and the accuracy over a dataset, with every image counted once.
 
-    Only the learner's model and loss are used. `params` are those to evaluate, of a TrainState
+    Only the learner's model and loss are used. `params` are the parameters to evaluate; for a TrainState, pass
     `evaluation_params(state)`. The result does not depend on `batch_size`, except for rounding; the default is 1,024 on
     a CPU and 4,096 on a GPU or TPU. With a `mesh`, such as `data_mesh()`, every batch is sharded over its devices.
     Returns Metrics(loss float, accuracy float in [0, 1], count int), each an array []. Raises ValueError if model,
@@ -116,7 +116,7 @@ def check_model_and_data(
 
 
 def check_params(params: Params) -> None:
-    """Raise ValueError if a leaf of the parameters is not an array or a number, which names it.
+    """Raise ValueError, naming the leaf, if a leaf of the parameters is not an array or a number.
 
     >>> check_params({"weights": np.zeros(3), "activation": len})
     Traceback (most recent call last):

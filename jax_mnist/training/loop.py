@@ -200,9 +200,9 @@ def fit_epochs(
     not used and may be None. If the state has finished all of them, nothing is yielded. The record is that of
     `evaluation_params(state)`. With a `mesh`, such as `data_mesh()`, every batch is sharded over its devices and the
     states are replicated; the results are the same up to rounding, if the devices divide the batches of a model with
-    batch statistics. The same key gives the same bits on the same machine. Compilation happens
-    before the first epoch and is not part of any record's seconds. Raises ValueError, at the call, if model, data,
-    loss and optimizer do not fit together, or if the state has finished more than `epochs`.
+    batch statistics. The same key gives the same bits on the same machine. Compilation happens before the first epoch
+    and is not part of any record's seconds. Raises ValueError, at the call, if model, data, loss and optimizer do not
+    fit together, or if the state has finished more than `epochs`.
 
     >>> from jax_mnist import linear, load, mnist_loss
     >>> learner = Learner(linear(), mnist_loss, optax.sgd(1.0))
@@ -214,7 +214,9 @@ def fit_epochs(
     """
     state = _start(key, learner, state)
     if int(state.epoch) > epochs:
-        raise ValueError(f"epochs must be at least the {int(state.epoch)} that the state has finished, got {epochs}")
+        raise ValueError(
+            f"epochs must be {int(state.epoch)} or more, the number that the state has finished, got {epochs}"
+        )
     check_learner(learner, state, splits)
     return _epochs(learner, *replicate((state, splits), mesh), epochs, mesh)
 
@@ -263,7 +265,9 @@ def fit(
     """
     state = _start(key, learner, state)
     if int(state.epoch) >= epochs:
-        raise ValueError(f"epochs must be more than the {int(state.epoch)} that the state has finished, got {epochs}")
+        raise ValueError(
+            f"epochs must be above {int(state.epoch)}, the number that the state has finished, got {epochs}"
+        )
     run = fit_epochs(None, learner, splits, epochs=epochs, state=state, mesh=mesh)
     records = []
     for state, record in run:  # noqa: B007, the last state is returned

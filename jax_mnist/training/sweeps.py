@@ -34,8 +34,8 @@ def fit_many(
 
     `keys` [k] are one for each member; a single key [] serves all `learning_rates` [k]. With those, the learning rate
     must be in the optimizer's state: `optax.inject_hyperparams(make)(learning_rate=0.1)` with a function `make` of the
-    learning rate, such as `optax.sgd`. A schedule is mapped by its peak: make = lambda learning_rate:
-    optax.sgd(lambda step: learning_rate * shape(step)).
+    learning rate, such as `optax.sgd`. A schedule is mapped by its peak, with
+    `make = lambda learning_rate: optax.sgd(lambda step: learning_rate * shape(step))`.
 
     At most `chunk` members are trained at a time, which bounds the memory. The default is 64 on a GPU or TPU; on a CPU
     it is 32 in the same order and 4 otherwise, which is fastest there. With a `mesh`, such as `data_mesh()`, each

@@ -1,1 +1,1 @@
-"""Readers and writers of the file formats: IDX, image folders and TFDS."""
+"""Readers and writers of the file formats: IDX, image folders, tables (npz, CSV) and TFDS."""

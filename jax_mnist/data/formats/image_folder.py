@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int, UInt8
 
 from ...files import name_parse_errors, new_directory
 from ...types import Dataset, Splits
+from ...words import count_of
 from ..registry import HOLD_OUT
 
 SIDE = 28
@@ -101,7 +102,7 @@ def read_folder(
         raise FileNotFoundError(f"{folder.path}: has no folder {', '.join(_VALID[:-1])} or {_VALID[-1]}; {HOLD_OUT}")
     parts = [_unwrap(part) for part in (folder.train, folder.valid if with_valid else None) if part is not None]
     listed = [_list_part(part, classes, (folder.valid, *folder.unused)) for part in parts]
-    images, notes = _read_pictures([file for files, _, _ in listed for file in files], prepare)
+    images, notes = read_pictures([file for files, _, _ in listed for file in files], prepare)
     others = sum((others for _, _, others in listed), collections.Counter())
     beside = [child for top in {folder.path, folder.train, *parts} for child in list_visible(top)]
     others.update(child.suffix.lower() for child in beside if is_picture(child) and child.is_file())
@@ -169,9 +170,9 @@ def describe_contents(folder: Path) -> str:
 def make_light_on_dark(images: UInt8[np.ndarray, "n h w"]) -> Bool[np.ndarray, " n"]:
     """Invert, in place, the images that are dark on light, and return which ones.
 
-    A border of which three quarters are lighter than the middle of the image's range is light paper, one of which a
-    quarter is at most, dark paper. An image that shows neither, such as a coat that fills the picture, is taken to be
-    like most of the others.
+    If at least three quarters of the border are lighter than the middle of the image's range, the paper is light; if at
+    most a quarter is, it is dark. An image that shows neither, such as a coat that fills the picture, is treated like
+    most of the others.
     """
     border = np.concatenate([images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]], axis=1)
     middle = (images.min(axis=(1, 2)).astype(np.float32) + images.max(axis=(1, 2))) / 2
@@ -222,7 +223,7 @@ def _unwrap(part: Path) -> Path:
 
 def _count_by_suffix(counts: collections.Counter[str]) -> str:
     words = (
-        f"{count:,} {suffix} file{'s' if count > 1 else ''}{'' if suffix else ' without a suffix'}".replace("  ", " ")
+        count_of(count, f"{suffix} file") if suffix else f"{count_of(count, 'file')} without a suffix"
         for suffix, count in counts.most_common()
     )
     return ", ".join(words) or "no files"
@@ -255,8 +256,8 @@ def _list_part(
     return pictures, np.array(labels, np.int32), others
 
 
-def _read_pictures(files: Sequence[Path], prepare: Prepare | None) -> tuple[np.ndarray, list[str]]:
-    """Return the images of all files, uint8 [n, 28, 28], and what was done to them."""
+def read_pictures(files: Sequence[Path], prepare: Prepare | None) -> tuple[np.ndarray, list[str]]:
+    """Return the images of all files, uint8 [n, 28, 28], and what was done to them; raises as `read_folder` does."""
     images, notes, largest = np.empty((len(files), SIDE, SIDE), np.uint8), [], 0
     is_large = np.zeros(len(files), bool)
     for i, file in enumerate(files):
@@ -271,16 +272,16 @@ def _read_pictures(files: Sequence[Path], prepare: Prepare | None) -> tuple[np.n
         small = images[~is_large]
         if count := int(make_light_on_dark(small).sum()):
             images[~is_large] = small
-            notes.append(f"{count:,} pictures of {SIDE}x{SIDE} inverted")
+            notes.append(f"{count_of(count, 'picture')} of {SIDE}x{SIDE} inverted")
     if prepare is not None and is_large.any():
         photos = prepare([files[i] for i in np.flatnonzero(is_large).tolist()], largest)
         if errors := [photo for photo in photos if isinstance(photo, ValueError)]:
-            others = f" (and {len(errors) - 1:,} more such pictures: {_shorten(errors[1:])})" if errors[1:] else ""
+            others = f" (and {len(errors) - 1:,} more: {_shorten(errors[1:])})" if errors[1:] else ""
             raise ValueError(f"{errors[0]}{others}")
         images[is_large] = [photo.image for photo in photos]
         counts = {"inverted": sum(p.inverted for p in photos), "with a frame removed": sum(p.cropped for p in photos)}
         done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-        notes.append(f"{len(photos):,} pictures prepared" + (f": {done}" if done else ""))
+        notes.append(f"{count_of(len(photos), 'picture')} prepared" + (f": {done}" if done else ""))
     return images, notes
 
 

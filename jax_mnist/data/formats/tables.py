@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 
 from ...files import name_parse_errors, open_maybe_gzipped
 from ...types import Dataset
+from ...words import count_of
 from ..registry import HOLD_OUT, IDX_SETS, IdxSet
 from .idx import MAX_BYTES
 from .image_folder import SIDE, list_visible, make_light_on_dark
@@ -74,7 +75,7 @@ def table_classes(table: Table) -> tuple[str, ...]:
         _, labels = _read_csv(table.train, pixels=False)
     else:
         ((_, labels),), _ = _read_npz(table.train, with_valid=False)
-    return tuple(map(str, range(max(10, int(_check_labels(table.train, labels).max()) + 1))))
+    return tuple(map(str, range(_count_classes(_check_labels(table.train, labels)))))
 
 
 def read_table(table: Table, *, with_valid: bool = True, prepare: bool = True) -> tuple[list[Dataset], str]:
@@ -93,7 +94,7 @@ def read_table(table: Table, *, with_valid: bool = True, prepare: bool = True) -
         arrays, notes = _read_npz(table.train, with_valid)
         parts = [(table.train, *part) for part in arrays]
     if with_valid and len(parts) == 1:
-        missing = "labelled test file beside it" if is_csv(table.train) else "validation images, such as x_test, y_test"
+        missing = "labeled test file beside it" if is_csv(table.train) else "validation images, such as x_test, y_test"
         raise FileNotFoundError(f"{table.train}: has no {missing}; {HOLD_OUT}")
     known = _known_set(table.train)
     datasets, inverted = [], 0
@@ -105,22 +106,27 @@ def read_table(table: Table, *, with_valid: bool = True, prepare: bool = True) -
             images = images.transpose(0, 2, 1).copy()
         inverted += int(make_light_on_dark(images).sum()) if prepare else 0
         datasets.append(Dataset(images, labels))
-    classes = max(10, int(datasets[0].labels.max()) + 1) if known is None else len(known.classes)
+    classes = _count_classes(datasets[0].labels) if known is None else len(known.classes)
     if datasets[-1].labels.max() >= classes:
         raise ValueError(
             f"{parts[-1][0]}: labels must be those of the training images, got {datasets[-1].labels.max()}"
         )
-    notes += [f"{inverted:,} images inverted"] if inverted else []
+    notes += [f"{count_of(inverted, 'image')} inverted"] if inverted else []
     return datasets, f"{table.train}: {'; '.join(notes)}" if notes else ""
 
 
-def read_csv_images(path: Path) -> UInt8[np.ndarray, "n 28 28"]:
-    """Return the images of a CSV, light on dark, whether it has labels or not; raises as `read_table` does."""
+def read_csv_images(path: Path, prepare: bool = True) -> UInt8[np.ndarray, "n 28 28"]:
+    """Return the images of a CSV with or without labels; `prepare` and what it raises are those of `read_table`."""
     images, _ = _read_csv(path)
     if len(images) == 0:
         raise ValueError(f"{path}: must have at least one image, got none")
-    make_light_on_dark(images)
+    if prepare:
+        make_light_on_dark(images)
     return images
+
+
+def _count_classes(labels: np.ndarray) -> int:
+    return max(10, int(labels.max()) + 1)
 
 
 def _stem(path: Path) -> str:
@@ -173,7 +179,7 @@ def _scale(pixels: np.ndarray) -> int:
 
 
 class _Header(NamedTuple):
-    """How a CSV is laid out: whether its first line names the columns, and which of them are what."""
+    """The layout of a CSV: its header, delimiter and columns."""
 
     has_names: bool
     delimiter: str
@@ -197,7 +203,7 @@ def _read_header(path: Path) -> _Header:
             "made names of the first image; give the file that it read, or read that with header=None and write it "
             "again"
         )
-    # Of an image many pixels are equal; the numbers among the names of columns are not.
+    # Many pixels of an image are equal; numbers among the names of columns are all different.
     has_names = len({*numbers}) == len(numbers) and (texts != numbers or numbers == [*map(str, range(len(numbers)))])
     label = next((i for i, name in enumerate(names) if name in _LABELS), None) if has_names else None
     ignored = [i for i, name in enumerate(names) if has_names and name in _INDICES]

@@ -19,7 +19,7 @@ _EXCEL = "a spreadsheet; save it as CSV"
 _TFRECORD = "a file of TensorFlow Datasets; give tfds:NAME, with TFDS_DATA_DIR set to the directory above NAME"
 _PICTURE = "one picture; give a directory with a folder of pictures for each class. `predict RUN PICTURE` reads it"
 
-_UNKNOWN = "not a dataset that is read; expected .npz or .csv, plain or .gz, or a directory"
+_UNKNOWN = "not a dataset that is read; expected an .npz, .csv or .csv.gz file, or a directory"
 
 _BY_START = {
     b"PAR1": _PARQUET,
@@ -66,7 +66,7 @@ _BY_SUFFIX = {
 
 
 def describe_file(path: Path) -> str:
-    """Return what a file is that `load` does not read, and what to do; of its contents only the start is read."""
+    """Describe a file that `load` does not read, and what to do with it; only its first bytes are read."""
     with path.open("rb") as file:
         start = file.read(512)
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -90,7 +90,7 @@ def describe_file(path: Path) -> str:
 
 
 def describe_directory(path: Path) -> str | None:
-    """Return what a directory is that holds no dataset that `load` reads, and what to do, or None if it is unknown."""
+    """Describe a directory without a dataset that `load` reads, and what to do with it; None if it is unknown."""
     files = [child for child in list_visible(path) if child.is_file()]
     names = {file.name for file in files}
     below = [grandchild for child in list_visible(path) if child.is_dir() for grandchild in list_visible(child)]
