@@ -133,7 +133,8 @@ def parse_folder(path):
         if not file.exists():
             file.parent.mkdir(parents=True)
             Image.fromarray(DIGIT).save(file)
-    path.replace(path.parent / "train" / "3" / "2.png")
+    (path.parent / "train" / "3" / "2.png").unlink(missing_ok=True)
+    path.rename(path.parent / "train" / "3" / "2.png")
     train, valid = load(path.parent)
     return train.images.shape == (2, SIDE, SIDE) and len(valid) == 1
 
@@ -285,6 +286,7 @@ def outcome(parser: Parser, contents: bytes, directory: Path) -> str:
     with time_limit(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as for a user; Pillow warns about many files that it can read
         path = directory / parser.name
+        path.unlink(missing_ok=True)  # truncating it would wait for the disk
         path.write_bytes(contents)
         try:
             assert parser.parse(path)
