@@ -35,7 +35,7 @@ class SearchConfig:
     seeds: int = 16
     """Number of runs for each row, 2 or more."""
     first_seed: int = 1000
-    """The first of the seeds, other ones than `speedrun` reports on."""
+    """The first seed; `speedrun` reports on other ones."""
 
 
 def row(options: dict[str, Any], splits: Splits, seeds: range) -> str:
