@@ -40,7 +40,7 @@ notebooks: .venv/installed-dev
 docs: .venv/installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build
 
-# The compilers for TPUs and NVIDIA's GPUs, which need none but 4 GB of disk, in an environment of their own.
+# The compilers for TPUs and NVIDIA GPUs need no device, but 4 GB of disk; they get their own environment.
 accelerators: .venv-accelerators/installed
 	JAX_PLATFORMS=cpu .venv-accelerators/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup tests/test_accelerators.py
 	.venv-accelerators/bin/python scripts/accelerators.py v5e

@@ -1,10 +1,10 @@
-"""Compile the training programs for a TPU or GPU that need not be there, and print what they consist of.
+"""Compile the training programs for a TPU or GPU, which need not be present, and print what they consist of.
 
     python scripts/accelerators.py v5e     # Google's TPU; needs jax[tpu]
     python scripts/accelerators.py h100    # NVIDIA's GPU; needs jax[cuda13]; also: make accelerators, which runs both
 
 The compilers are those of the devices. Nothing is run, and no time is measured: the last column is an estimate from
-the figures in `TARGETS`. With a device at hand XLA would also try variants of its kernels and take the fastest.
+the figures in `TARGETS`. With a device present XLA would also try variants of its kernels and take the fastest.
 """
 
 import argparse
@@ -55,7 +55,7 @@ TARGETS = {
     "h100": Target("cuda", (1, 8), memory=80e9, flops=495e12, bandwidth=3.35e12, launch=2e-6, collective=15e-6),
 }
 
-# What XLA wants to know of a GPU that it cannot ask: a GpuTargetConfigProto in text form.
+# The properties that XLA would ask a GPU for, if there were one: a GpuTargetConfigProto in text form.
 H100 = """
 gpu_device_info {
   name: "NVIDIA H100 80GB HBM3"
@@ -91,7 +91,7 @@ def devices(target: str, count: int) -> list[Any]:
     if target == "h100":
         topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology=f"1x{count}x1")
     else:
-        # libtpu asks the machine which TPU it has, and locks it. These answer instead.
+        # Without these, libtpu asks the machine which TPU it has, and locks it.
         os.environ |= {
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
             "TPU_SKIP_MDS_QUERY": "1",
@@ -210,7 +210,7 @@ def _exported(model: Model, images: int) -> Program:
             export_model(file, model, model.init(jax.random.key(0)), tuple("0123456789"))
             return jax.jit(load_exported(file).logits).trace(_dataset(mesh, images).images)
 
-    def trace_share(count: int) -> jax.stages.Traced:  # of the exported program, XLA cannot count the operations
+    def trace_share(count: int) -> jax.stages.Traced:  # XLA cannot count the operations of the exported program
         params = jax.eval_shape(model.init, jax.random.key(0))
         return jax.jit(model.apply).trace(params, jax.ShapeDtypeStruct((images, 784), jnp.float32))
 
@@ -218,10 +218,10 @@ def _exported(model: Model, images: int) -> Program:
 
 
 class Report(NamedTuple):
-    """What a compiled program consists of; `step` is the computation that holds a step, or `unroll` of them.
+    """The contents of a compiled program; `step` is the computation that holds a step, or `unroll` of them.
 
     `kernels` and `collectives` are the numbers that a step launches, `flops` and `bytes` are those of a step on one
-    device, and `memory` is the peak on a device in bytes: the arguments, the results and what lies between. `lowered`
+    device, and `memory` is the peak on a device in bytes: arguments, results and intermediate values. `lowered`
     is the text of the program before it is compiled: a TPU's compiler replaces float64 by pairs of float32.
     """
 
@@ -284,10 +284,10 @@ def rows(target: str) -> Iterator[tuple[str, ...]]:
 
 def main() -> None:
     """Print the table of a target."""
-    parser = argparse.ArgumentParser(description="Compile the training programs for devices that need not be there.")
+    parser = argparse.ArgumentParser(description="Compile the training programs for devices that need not be present.")
     parser.add_argument("target", choices=TARGETS, help="the kind of device to compile for")
     target = parser.parse_args().target
-    jax.config.update("jax_platforms", "cpu")  # which traces; the compilers are asked for by name
+    jax.config.update("jax_platforms", "cpu")  # for tracing; the compilers are chosen by name
     table = Table("program", "devices", "MFLOP a step", "MB a step", "kernels a step", "collectives", "memory, MB",
                   "estimate, us", title=f"compiled with jax {jax.__version__}, not run")  # fmt: skip
     for column in table.columns[2:]:

@@ -1,4 +1,4 @@
-"""The same weights and the same batches through PyTorch and through JAX, in one run."""
+"""Comparison of PyTorch and JAX, trained from the same weights over the same batches."""
 
 import dataclasses
 import sys

@@ -17,7 +17,7 @@ import tyro
 from PIL import Image
 from scipy import ndimage
 
-from jax_mnist import Dataset, hold_out, load
+from jax_mnist import Dataset, hold_out, load, read_photo
 
 HELD_OUT = 10_000
 SCALE, MARGIN = 5, 30  # a drawing is 200 pixels wide
@@ -30,9 +30,9 @@ class DrawConfig:
     out: tyro.conf.Positional[Path]
     """Directory to write."""
     valid: int = 2000
-    """Number of validation pictures, at most 10,000. A few of so many are refused as several digits: delete them."""
+    """Number of held-out digits to draw, at most 10,000; drawings that `read_photo` refuses are left out."""
     train: int = 100
-    """Number of training pictures."""
+    """Number of training digits to draw, at most 50,000."""
     seed: int = 0
     """Seed of the distortions."""
 
@@ -64,19 +64,29 @@ def draw(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 def main() -> None:
     """Draw both parts; the same seed gives the same pictures."""
     config = tyro.cli(DrawConfig)
-    if not 0 < config.valid <= HELD_OUT:
-        raise SystemExit(f"--valid must be in 1..{HELD_OUT}, got {config.valid}")
     if config.out.exists():
         raise SystemExit(f"{config.out} must not exist: it would mix these drawings with others")
     splits = hold_out(jax.random.key(0), load("mnist").train, HELD_OUT)
-    for part, count in (("train", config.train), ("valid", config.valid)):
+    counts = {"train": config.train, "valid": config.valid}
+    for part, count in counts.items():
+        limit = len(getattr(splits, part))
+        if not 0 < count <= limit:
+            raise SystemExit(f"--{part} must be in 1..{limit}, got {count}")
+    refused = 0
+    for part, count in counts.items():
         digits: Dataset = getattr(splits, part)
         for index in range(count):
             image, label = digits[index]
-            folder = config.out / part / str(label)
-            folder.mkdir(parents=True, exist_ok=True)
+            path = config.out / part / str(label) / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
             drawing = draw(np.random.default_rng((config.seed, part == "valid", index)), image)
-            Image.fromarray(drawing).save(folder / f"{index}.png")
+            Image.fromarray(drawing).save(path)
+            try:
+                read_photo(path)
+            except ValueError:  # such as two halves, broken by a thin pen; `load` would refuse the whole folder
+                path.unlink()
+                refused += 1
+    print(f"{sum(counts.values()) - refused:,} drawings written to {config.out}, {refused:,} refused and left out")
 
 
 if __name__ == "__main__":

@@ -33,9 +33,9 @@ class SearchConfig:
     warm_up: tuple[float, ...] = ()
     conv1_learns: tuple[float, ...] = ()
     seeds: int = 16
-    """Number of runs for each row."""
+    """Number of runs for each row, 2 or more."""
     first_seed: int = 1000
-    """The first of the seeds, other ones than `speedrun` reports on."""
+    """The first seed; `speedrun` reports on other ones."""
 
 
 def row(options: dict[str, Any], splits: Splits, seeds: range) -> str:
@@ -59,6 +59,8 @@ def row(options: dict[str, Any], splits: Splits, seeds: range) -> str:
 def main() -> None:
     """Print a row for every combination."""
     config = dataclasses.asdict(tyro.cli(SearchConfig))
+    if config["seeds"] < 2:  # one run has no standard error
+        raise SystemExit(f"--seeds must be 2 or more, got {config['seeds']}")
     seeds = range(config["first_seed"], config["first_seed"] + config["seeds"])
     given = {name: values for name, values in config.items() if isinstance(values, tuple) and values}
     splits = jax.device_put(hold_out(jax.random.key(0), load("mnist").train, 10_000))

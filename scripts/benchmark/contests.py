@@ -1,4 +1,4 @@
-"""The contests: for each claim about speed, our way and the ways that people use today."""
+"""The contests: for each claim about speed, jax_mnist and its baselines."""
 
 import functools
 import importlib
@@ -25,7 +25,7 @@ from .timing import Contest, Side
 
 
 class Setup(NamedTuple):
-    """Where and how a contest runs: `quick` takes small versions, `compiled` tries torch.compile."""
+    """The platform and options of a contest: `quick` takes small versions, `compiled` tries torch.compile."""
 
     platform: str = "cpu"
     quick: bool = False

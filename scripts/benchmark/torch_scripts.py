@@ -32,7 +32,7 @@ BATCH_SIZE = 256
 
 
 class Settings(NamedTuple):
-    """What a user of PyTorch can try to make a program faster."""
+    """Options that can make a PyTorch program faster."""
 
     threads: int
     channels_last: bool = False
@@ -227,10 +227,12 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("program", choices=["record", "chapter"])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, help="PyTorch's threads, its own choice by default")
-    parser.add_argument("--channels-last", action="store_true", help="the record recipe in this memory layout")
-    parser.add_argument("--data-loader", action="store_true", help="the chapter's batches, sliced otherwise")
-    parser.add_argument("--epochs", type=int, default=40, help="of the chapter's net")
+    parser.add_argument("--threads", type=int, help="number of threads; PyTorch chooses by default")
+    parser.add_argument("--channels-last", action="store_true", help="use this memory layout for the record recipe")
+    parser.add_argument(
+        "--data-loader", action="store_true", help="batch with DataLoader instead of slicing, for the chapter's net"
+    )
+    parser.add_argument("--epochs", type=int, default=40, help="epochs of the chapter's net")
     options = parser.parse_args(args)
     if options.threads:
         torch.set_num_threads(options.threads)
