@@ -62,7 +62,8 @@ def run(config: PredictConfig) -> int:
         try:
             photos.append(read_photo(path) if model.prepare else read_pictures([path], None)[0][0])
         except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            reason = "" if model.prepare else "; the run was trained with --no-prepare"
+            print(f"error: {error}{reason}", file=sys.stderr)
         else:
             paths.append(path)
     if not photos:
