@@ -1,4 +1,4 @@
-"""The house: which package may import which, what `import jax_mnist` loads, and its public names."""
+"""The imports between packages, the libraries that `import jax_mnist` loads, and its public names."""
 
 import ast
 import graphlib
