@@ -1,4 +1,4 @@
-"""Where PyTorch and we start from: the same weights, batches and update rules, drawn without either of them."""
+"""The weights, batches and update rules that both PyTorch and jax_mnist start from, drawn with NumPy."""
 
 from typing import NamedTuple
 

@@ -87,7 +87,7 @@ def test_memory_is_that_of_the_images_and_of_a_batch(target, name, count):
 
 
 @pytest.mark.parametrize(("target", "name", "count"), [*on("v5e", *CNN, counts=[1]), *on("h100", *CNN, counts=[1])])
-def test_convolutions_are_no_im2col(target, name, count):
+def test_convolutions_do_not_use_im2col(target, name, count):
     """Im2col is for CPUs only."""
     assert_no_cpu_branch(compiled(target, name, count).program)
 
@@ -112,7 +112,7 @@ def lower_on(count, function, *shapes):
 
 
 @NEEDS["v5e"]
-def test_convolutions_of_a_users_module_are_no_im2col():
+def test_convolutions_of_a_users_module_do_not_use_im2col():
     shapes = ((64, 28, 28, 1), P()), ((5, 5, 1, 24), P())
     lowered = lower_on(1, lambda x, kernel: max_pool(conv2d(x, kernel)), *shapes)
     assert_no_cpu_branch(hlo.computations(lowered.compile().as_text()))

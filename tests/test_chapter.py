@@ -206,9 +206,11 @@ def test_number_of_parameters():
     assert (count((784, 1)), count((784, 30, 1))) == (785, 23_581)
 
 
-def accuracies(model, splits, epochs, learning_rate, shuffle, seeds=20):
-    learner = Learner(model, mnist_loss, optax.sgd(learning_rate), shuffle=shuffle)
-    _, history = fit_many(jax.vmap(jax.random.key)(jnp.arange(seeds)), learner, splits, epochs=epochs)
+def accuracies(model, splits, epochs, learning_rate, seeds=20):
+    learner = Learner(model, mnist_loss, optax.sgd(learning_rate), shuffle=False)
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+    # Unshuffled, each member takes the dataset's order anyway; said so, more of them train at a time.
+    _, history = fit_many(keys, learner, splits, epochs=epochs, same_order=True)
     last = history.accuracy[:, -1]
     print("\n" + summary(last))
     return last
@@ -239,7 +241,7 @@ def test_linear_from_scratch_from_std_1_over_20_seeds(sample):
 @pytest.mark.slow
 def test_few_of_400_seeds_get_stuck_from_std_1(sample):
     """The threes come first and saturate the sigmoid; after that, the gradient on the sevens is 0."""
-    last = accuracies(linear(std=1.0), sample, 20, 1.0, shuffle=False, seeds=400)
+    last = accuracies(linear(std=1.0), sample, 20, 1.0, seeds=400)
     stuck = last < 0.9
     print(f"{stuck.sum()} of {len(last)} stuck; the others: {summary(last[~stuck])}")
     assert 0 < stuck.mean() < 0.05
@@ -248,17 +250,17 @@ def test_few_of_400_seeds_get_stuck_from_std_1(sample):
 
 @pytest.mark.slow
 def test_linear_from_pytorch_initialization_over_20_seeds(sample):
-    assert accuracies(linear(), sample, 20, 1.0, shuffle=False).mean() >= 0.977
+    assert accuracies(linear(), sample, 20, 1.0).mean() >= 0.977
 
 
 @pytest.mark.slow
 def test_simple_net_from_pytorch_initialization_over_20_seeds(sample):
-    assert accuracies(mlp((784, 30, 1)), sample, 40, 0.1, shuffle=False).mean() >= 0.981
+    assert accuracies(mlp((784, 30, 1)), sample, 40, 0.1).mean() >= 0.981
 
 
 @pytest.mark.slow
-def test_simple_net_from_std_1_fails(sample):
+def test_simple_net_from_std_1_gets_stuck(sample):
     """The hidden units start with large values: some seeds get stuck, which the standard deviation shows."""
-    last = accuracies(mlp((784, 30, 1), std=1.0), sample, 40, 0.1, shuffle=False)
+    last = accuracies(mlp((784, 30, 1), std=1.0), sample, 40, 0.1)
     assert last.mean() < 0.96
     assert last.std() > 0.02

@@ -16,6 +16,8 @@ from safetensors.numpy import load_file
 from jax_mnist.cli import train
 
 TRAIN = [sys.executable, "-W", "error", str(Path(__file__).parents[1] / "scripts" / "train.py"), "--platform", "cpu"]
+# Epochs so long that a process can be killed before the last one ends.
+OPTIONS = ["--epochs", "4", "--hidden", "600"]
 
 
 def result(out):
@@ -75,20 +77,13 @@ def test_devices_must_be_set_before_jax_is_used(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     out = tmp_path_factory.mktemp("alone")
-    assert train.main(["--epochs", "12", "--platform", "cpu", "--out", str(out)]) == 0
+    assert train.main([*OPTIONS, "--platform", "cpu", "--out", str(out)]) == 0
     return out
 
 
 @pytest.mark.slow
-def test_run_on_three_devices_is_that_on_one(alone, tmp_path):
-    subprocess.run([*TRAIN, "--epochs", "12", "--devices", "3", "--out", str(tmp_path)], check=True)
-    assert (result(tmp_path)["devices"], result(tmp_path)["processes"]) == (3, 1)
-    assert_same_result(tmp_path, alone)
-
-
-@pytest.mark.slow
 def test_run_of_two_processes_is_that_of_one(alone, tmp_path):
-    with started([*TRAIN, "--epochs", "12", "--devices", "2", "--out", str(tmp_path)], 2) as processes:
+    with started([*TRAIN, *OPTIONS, "--devices", "2", "--out", str(tmp_path)], 2) as processes:
         ended = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ended
     assert (result(tmp_path)["devices"], result(tmp_path)["processes"]) == (4, 2)
@@ -98,7 +93,7 @@ def test_run_of_two_processes_is_that_of_one(alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_other_process_ends_when_one_is_killed_and_the_run_resumes(alone, tmp_path, victim):
-    options = ["--epochs", "12", "--checkpoint-every", "1"]
+    options = [*OPTIONS, "--checkpoint-every", "1"]
     with started([*TRAIN, *options, "--out", str(tmp_path)], 2) as processes:
         while not list(tmp_path.glob("checkpoint-*")):
             assert all(process.poll() is None for process in processes)
@@ -114,5 +109,5 @@ def test_other_process_ends_when_one_is_killed_and_the_run_resumes(alone, tmp_pa
     assert not (tmp_path / "result.json").exists()
 
     subprocess.run([*TRAIN, *options, "--resume", str(tmp_path)], check=True)
-    assert 1 <= result(tmp_path)["resumed_from"]["epoch"] < 12
+    assert 1 <= result(tmp_path)["resumed_from"]["epoch"] < 4
     assert_same_result(tmp_path, alone)

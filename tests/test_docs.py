@@ -1,4 +1,4 @@
-"""What the pages name exists: public names, files, presets, and one version everywhere."""
+"""The pages: the public names, files and commands that they name exist, and the versions agree."""
 
 import importlib
 import re
@@ -85,7 +85,7 @@ def test_every_command_on_a_page_parses():
             assert command(config_type, lambda config: 0, given) == 0
 
 
-def test_the_version_is_one():
+def test_versions_agree():
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     released = re.findall(r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)

@@ -10,7 +10,6 @@ from PIL import Image
 from jax_mnist import class_names, load
 from jax_mnist.cli.export_folder import main
 from jax_mnist.data.formats.image_folder import write_folder
-from jax_mnist.data.load import sample_indices
 from jax_mnist.files import new_directory
 from jax_mnist.types import Dataset, Splits
 
@@ -57,12 +56,6 @@ def test_labels_csv_is_that_of_fastai(exported):
     assert rows[:2] == [["name", "label"], ["train/3/10.png", "0"]]
     assert len(rows) == 1 + 12396 + 2038
     assert all((exported / name).is_file() and label == str(int("/7/" in name)) for name, label in rows[1:])
-
-
-def test_sample_indices_select_the_sample_from_mnist():
-    mnist, sample = load("mnist"), load("mnist_sample")
-    for whole, part, indices in zip(mnist, sample, sample_indices(), strict=True):
-        np.testing.assert_array_equal(whole.images[indices], part.images)
 
 
 def test_other_classes_are_written_and_read(tmp_path):

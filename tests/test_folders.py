@@ -174,7 +174,7 @@ def test_every_picture_is_read_and_every_other_file_is_told(tmp_path):
     assert notes == f"{tmp_path}: 2 .png files, 1 .txt file in the class folders or beside them left out"
 
 
-def test_test_set_without_labels_is_no_validation_part(tmp_path):
+def test_unlabeled_test_folder_is_not_used_for_validation(tmp_path):
     write_folder(tmp_path / "digits", parts=("train",))
     write_folder(tmp_path, classes=("test",), parts=("digits",))
     with pytest.raises(
@@ -445,7 +445,7 @@ def test_damaged_folder_is_refused_by_name(tmp_path, message):
         load(tmp_path)
 
 
-def test_folder_that_may_not_be_read_is_no_silent_loss(tmp_path, monkeypatch):
+def test_unreadable_folder_raises(tmp_path, monkeypatch):
     write_folder(tmp_path)
     (tmp_path / "train/3/more").mkdir()
     scandir = os.scandir
@@ -484,7 +484,7 @@ def write_own_pictures(path, dataset):
     for i, (image, label) in enumerate(zip(dataset.images, dataset.labels, strict=True)):
         file = path / str(label) / (f"{i}.png" if i % 3 else f"{i}.JPG")
         file.parent.mkdir(parents=True, exist_ok=True)
-        drawn = enlarged(image, (280, 280))
+        drawn = enlarged(image)
         drawn.save(file, compress_level=1) if i % 3 else drawn.convert("RGB").save(file)
         (file.parent / f"._{file.name}").write_bytes(b"\0\5\x16\7")
         (file.parent / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
@@ -500,17 +500,18 @@ def test_own_pictures_train_to_what_the_same_digits_in_idx_train_to(tmp_path, mn
         write_idx(tmp_path / "idx" / f"{idx}-images-idx3-ubyte", part.images)
         write_idx(tmp_path / "idx" / f"{idx}-labels-idx1-ubyte", part.labels.astype(np.uint8))
 
-    def accuracy_of(name):
-        options = ["--dataset", str(tmp_path / name), "--epochs", "30", "--out", str(tmp_path / name / ".run")]
-        assert main(["train", "mnist", *options, "--hidden", "100", "--seeds", "8"]) == 0
+    def result_of(name):
+        options = ["--dataset", str(tmp_path / name), "--out", str(tmp_path / name / ".run")]
+        # With all images in a batch, their order, which differs between the two, does not matter.
+        assert main(["train", "chapter-linear", *options, "--epochs", "100", "--batch-size", "450"]) == 0
         printed.append(capsys.readouterr().out)
         return json.loads((tmp_path / name / ".run" / "result.json").read_text())
 
     printed = []
-    own, idx = accuracy_of("pictures"), accuracy_of("idx")
+    own, idx = result_of("pictures"), result_of("idx")
     assert "note: " + str(tmp_path / "pictures: 600 pictures prepared: 600 inverted") in printed[0]
     assert (own["train_count"], own["count"]) == (450, 150)
-    assert own["accuracy_mean"] > idx["accuracy_mean"] - 0.01
+    assert own["accuracy"] > idx["accuracy"] - 0.01  # over 12 seeds 0.019 +- 0.006 higher, 0.007 at least
     files = sorted((tmp_path / "pictures" / "val").glob("[0-9]/[0-9]*"))
     assert main(["predict", str(tmp_path / "pictures" / ".run"), *map(str, files)]) == 0
     rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]

@@ -1,4 +1,4 @@
-"""What scripts/hlo.py reads from a program, here a hand-written one: three steps, of two kernels and a loop of five."""
+"""scripts/hlo.py, on a hand-written program: three steps, each of two kernels and a loop of five."""
 
 import hlo
 import pytest

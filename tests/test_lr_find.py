@@ -1,5 +1,4 @@
 import re
-import time
 
 import jax
 import numpy as np
@@ -56,11 +55,7 @@ def test_rates_must_be_positive(tiny, rates):
 
 @pytest.mark.slow
 def test_chapter_net_reaches_98_percent_at_the_suggested_rate(sample):
-    """The hundred short runs take less than six times as long as the long one."""
     learner, splits = Learner(mlp((784, 30, 1)), mnist_loss, SGD), hold_out(jax.random.key(0), sample.train, 2000)
-    start = time.perf_counter()
     found = lr_find(jax.random.key(0), learner, splits)
-    between = time.perf_counter()
     _, history = fit(jax.random.key(1), learner._replace(optimizer=optax.sgd(found.suggestion)), sample, epochs=40)
     assert history.accuracy[-1] >= 0.98
-    assert between - start < 6 * (time.perf_counter() - between)

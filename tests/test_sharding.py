@@ -56,19 +56,26 @@ def assert_same(found, expected, precision):
         np.testing.assert_allclose(found["params"], expected["params"], rtol=0, atol=1e-10)
 
 
-@pytest.fixture(scope="module", params=["float32", "float64"])
+# The devices and trainings of each precision. A difference that float32 shows to 1e-5, float64 shows to 1e-10.
+RUNS = {
+    "float32": ("1,4", "chapter,convolutions,many"),
+    "float64": ("1,2,4,8", "chapter,dense,augmented,convolutions,many"),
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
 def in_one_process(request):
-    names = "chapter,dense,augmented,convolutions,many"
-    return request.param, results(start(request.param, "1,2,4,8", names, devices=8))
+    return request.param, results(start(request.param, *RUNS[request.param], devices=8))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["chapter", "dense", "augmented", "convolutions"])
-def test_many_devices_train_as_one(in_one_process, name):
+def test_many_devices_train_as_one(in_one_process):
     precision, (one, *more) = in_one_process
-    assert [result["devices"] for result in more] == [2, 4, 8]
+    assert [result["devices"] for result in more] == ([4] if precision == "float32" else [2, 4, 8])
     for result in more:
-        assert_same(result[name], one[name], precision)
+        for name in one.keys() - {"devices", "many"}:
+            print(name, "on", result["devices"], "devices")
+            assert_same(result[name], one[name], precision)
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ import optax
 import pytest
 from jax import lax
 
-from jax_mnist import hold_out
 from jax_mnist.cli.speedrun import main
 from jax_mnist.speedrun import net
 from jax_mnist.speedrun.recipe import Params, Recipe, init_params, orthogonalize, predict, train
@@ -155,31 +154,23 @@ def test_too_few_images_are_rejected(batch):
 
 
 @pytest.mark.slow
-def test_command_prints_and_writes_its_results(tmp_path, capsys):
+def test_command_prints_and_writes_an_accuracy_of_at_least_0_988_over_five_seeds(tmp_path, capsys):
     path = tmp_path / "speedrun.json"
-    assert main(["--seeds", "2", "--hold-out", "10000", "--json", str(path), "--platform", "cpu"]) == 0
+    assert main(["--seeds", "5", "--hold-out", "10000", "--json", str(path), "--platform", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "device: cpu" in printed
-    assert "held-out accuracy over 2 seeds: 0.98" in printed
     result = json.loads(path.read_text())
+    assert f"held-out accuracy over 5 seeds: {result['accuracy_mean']:.4f}" in printed
+    assert result["accuracy_mean"] >= 0.988
     assert result["device"].startswith("cpu")
-    assert len(result["accuracies"]) == 2
+    assert len(result["accuracies"]) == 5
     assert result["accuracy_mean"] == pytest.approx(np.mean(result["accuracies"]))
     assert result["accuracy_std"] == pytest.approx(np.std(result["accuracies"], ddof=1))
     seconds = {"train_seconds", "first_run_seconds", "compile_seconds", "process_seconds"}
     assert all(result[name] > 0 for name in seconds)
-    assert result["process_seconds"] > result["compile_seconds"] + result["first_run_seconds"]
 
 
 @pytest.mark.parametrize("arguments", [["--seeds", "0"], ["--hold-out", "60000"]])
 def test_command_rejects_invalid_options(capsys, arguments):
     assert main(arguments) == 2
     assert arguments[0] in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_accuracy_over_five_seeds_on_held_out_images(mnist):
-    training, held_out = hold_out(jax.random.key(0), mnist.train, 10_000)
-    runs = [train(jax.random.key(seed), training.images, training.labels) for seed in range(5)]
-    accuracies = [(predict(run, held_out.images).argmax(axis=1) == held_out.labels).mean() for run in runs]
-    assert np.mean(accuracies) >= 0.988

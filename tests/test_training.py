@@ -156,7 +156,7 @@ def test_fit_deletes_no_array_of_its_caller(tiny):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((state, on_device)))
 
 
-def test_a_plain_for_can_stop(tiny):
+def test_fit_epochs_can_be_stopped_by_break(tiny):
     seen = []
     for state, record in fit_epochs(jax.random.key(0), LEARNER, tiny, epochs=50):
         seen.append((int(state.epoch), record.epoch))
