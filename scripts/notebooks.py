@@ -58,16 +58,10 @@ def shown(cell: nbformat.NotebookNode) -> tuple[str, int]:
 
 
 def same(old: tuple[str, int], new: tuple[str, int]) -> bool:
-    """Return True if two outputs agree; their numbers may differ as much as those of two processors do.
-
-    Whole numbers are counts, of mistakes or epochs, which differ by more than means do.
-    """
-    numbers = [NUMBER.findall(text) for text, _ in (old, new)]
+    """Return True if two outputs agree; their numbers may differ as much as those of two processors do."""
+    numbers = [[float(number) for number in NUMBER.findall(text)] for text, _ in (old, new)]
     words = [NUMBER.sub("#", text).split() for text, _ in (old, new)]
-    close = True
-    for a, b in zip(*numbers, strict=False):
-        relative, absolute = (0.1, 1) if a.strip("-.").isdigit() else (0.02, 0.004)
-        close &= abs(float(a) - float(b)) <= relative * abs(float(a)) + absolute
+    close = all(abs(a - b) <= 0.02 * abs(a) + 0.004 for a, b in zip(*numbers, strict=False))
     return old[1] == new[1] and words[0] == words[1] and close
 
 
