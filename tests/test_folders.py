@@ -484,7 +484,7 @@ def write_own_pictures(path, dataset):
     for i, (image, label) in enumerate(zip(dataset.images, dataset.labels, strict=True)):
         file = path / str(label) / (f"{i}.png" if i % 3 else f"{i}.JPG")
         file.parent.mkdir(parents=True, exist_ok=True)
-        drawn = enlarged(image)
+        drawn = enlarged(image, (280, 280))
         drawn.save(file, compress_level=1) if i % 3 else drawn.convert("RGB").save(file)
         (file.parent / f"._{file.name}").write_bytes(b"\0\5\x16\7")
         (file.parent / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")

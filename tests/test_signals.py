@@ -263,6 +263,15 @@ def unbroken(tmp_path_factory):
     return out, time.perf_counter() - begun
 
 
+FURTHER_MOMENTS = [
+    (0, 0.2, signal.SIGINT),
+    (0, 0.5, signal.SIGTERM),
+    (1, 0.007, signal.SIGINT),
+    (20, 0.002, signal.SIGTERM),
+    (40, 0.005, signal.SIGINT),
+]
+
+
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -273,6 +282,7 @@ def unbroken(tmp_path_factory):
         (1, 0.003, signal.SIGTERM),
         (20, 0.006, signal.SIGINT),
         (40, 0.009, signal.SIGTERM),
+        *(pytest.param(*moment, marks=pytest.mark.soak) for moment in FURTHER_MOMENTS),
     ],
 )  # a share of the process's time after that epoch: the imports, the data and the compilation, epochs and checkpoints
 def test_run_stopped_at_several_moments_and_resumed_is_bit_identical(unbroken, tmp_path, epoch, share, number):
