@@ -22,6 +22,7 @@ from .image_folder import SIDE, list_visible, make_light_on_dark
 
 _ROWS = 1024  # of a CSV that are parsed at once
 _LINE_BYTES = 2**16  # of a row at most: 785 numbers of many digits
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 _LABELS = ("label", "labels", "class", "target", "digit", "y")  # the accepted names of the column, in any case
 _INDICES = ("", "unnamed: 0", "index", "id", "imageid")  # names of columns that are neither labels nor pixels
 _TRAIN_ARRAYS = (("x_train", "y_train"), ("train_images", "train_labels"))
@@ -196,7 +197,7 @@ def _read_header(path: Path) -> _Header:
     with name_parse_errors(path, "CSV"):
         names = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter), [])]
     texts = [name for name in names if name]
-    numbers = [text for text in texts if _is_number(text)]
+    numbers = [text for text in texts if _NUMBER.fullmatch(text)]
     if {"0", "0.1", "0.2"} <= {*numbers} and len({*numbers}) == len(numbers):
         raise ValueError(
             f"{path}: the first line must have the names of columns, or an image, got 0, 0.1, 0.2, ...: pandas has "
@@ -301,14 +302,6 @@ def _lines(path: Path, file: io.BufferedIOBase) -> Iterator[str]:
                 raise ValueError(f"{path}: line {number} must not be empty")
             return
         yield line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 # npz
