@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from benchmark import contests, pictures, run
+from benchmark.contests import CONTESTS, Setup
 from benchmark.jax_side import epoch_side, make_task, steps_side
 from benchmark.timing import Contest, Side, Timed, time_contest
 from PIL import Image
@@ -49,7 +50,7 @@ def test_command_writes_json_and_pictures(tmp_path, monkeypatch, capsys):
     assert "cores" in written["machine"]
     assert [side["side"] for side in written["sides"]] == ["ours", "theirs", "1,000", "2,000"]
     assert [side["grows_with"] for side in written["sides"]] == ["", "", "images", "images"]
-    assert all(len(side["seconds"]) == 1 and side["median_seconds"] > 0 for side in written["sides"])
+    assert all(len(side["seconds"]) == 2 and side["median_seconds"] > 0 for side in written["sides"])
     for name in ("benchmark.png", "growth.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 300
@@ -80,6 +81,13 @@ def test_both_ways_in_jax_train_the_same_net(tiny, shuffle):
     for side in sides * 5:
         side.work()
     assert [side.accuracy() for side in sides] == [1, 1]
+
+
+@pytest.mark.slow
+def test_many_models_learn_as_one_by_one():
+    together, _, alone = time_contest(CONTESTS["many_models"](Setup(quick=True)), repeats=1)
+    assert (together.unit, alone.side) == ("model", "JAX, fit, one by one")
+    assert together.accuracy == pytest.approx(alone.accuracy, abs=0.01)
 
 
 def test_process_leaves_its_accuracy_in_a_file_or_is_quoted(tmp_path, monkeypatch):

@@ -121,14 +121,14 @@ def cnn_plain(setup: Setup) -> Contest:
 
     # Wrapped in a partial, since from_flax replaces lax.conv_general_dilated itself by conv2d.
     plain = functools.partial(nnx.Conv, conv_general_dilated=functools.partial(jax.lax.conv_general_dilated))
-    image_shape, splits = (28, 28, 1), some_digits(768 if setup.quick else 2_560)
+    image_shape, splits = (28, 28, 1), some_digits(2_560)
     models = {
         "JAX, cnn()": record_net(),
         "JAX, the same net of nnx.Conv, by from_flax": from_flax(functools.partial(make, nnx.Conv), image_shape),
         "JAX, the same net of nnx.Conv, left as it is": from_flax(functools.partial(make, plain), image_shape),
     }
     sides = [record_epoch(setup, name, model, splits) for name, model in models.items()]
-    return Contest(f"{'three' if setup.quick else 'ten'} batches of the record recipe's net", "run", sides, 0.3)
+    return Contest("ten batches of the record recipe's net", "run", sides, 0.3)
 
 
 def preset_epoch(setup: Setup, name: str) -> Contest:

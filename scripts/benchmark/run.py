@@ -31,7 +31,7 @@ class BenchmarkConfig:
     repeats: int = 9
     """Timed runs of each side."""
     quick: bool = False
-    """One timed run of small versions, to see that everything works; the times mean nothing."""
+    """Two timed runs of small versions, to see that everything works; the times mean nothing."""
     compile: bool = False
     """Try torch.compile among PyTorch's settings; compiling takes most of a minute for each of them."""
     out: Path = Path("runs/benchmark")
@@ -56,7 +56,7 @@ def run(config: BenchmarkConfig) -> int:
     failures = []
     for make in chosen:
         contest = make(Setup(device.platform, config.quick, config.compile))
-        sides = time_contest(contest, 1 if config.quick else config.repeats)
+        sides = time_contest(contest, 2 if config.quick else config.repeats)
         console.print(table(sides))
         failures += [side for side in sides if side.accuracy < contest.least_accuracy]
         timed += sides
