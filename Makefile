@@ -1,8 +1,8 @@
 # Each target creates .venv if there is none.
 PYTHON ?= python3
 BIN := .venv/bin
-# A worker keeps to neighboring tests, which share compiled programs and trained runs, until it has none left.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal --durations 10
+# A file's tests stay together, since they share compiled programs and trained runs.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --durations 10
 
 .PHONY: train test test-all soak lint format notebooks docs accelerators bench
 

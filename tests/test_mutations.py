@@ -314,6 +314,7 @@ def peak() -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 
+@pytest.mark.no_cover  # it doubles the time, and other tests reach the same lines
 @pytest.mark.parametrize("count", [100, slow(10_000)])
 @pytest.mark.parametrize("name", PARSERS)
 def test_mutated_file_is_read_or_refused(name, count, tmp_path):

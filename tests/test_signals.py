@@ -140,6 +140,7 @@ def test_saving_runs_no_program(tmp_path, tiny):
 
 
 @needs_proc
+@pytest.mark.slow
 def test_signal_before_the_first_epoch_saves_nothing(tmp_path):
     process = start([*TRAIN, *LONG, "--tensorboard", "--out", str(tmp_path)])
     while not (tmp_path / "tensorboard").exists() and process.poll() is None:

@@ -125,6 +125,7 @@ def test_recorded_update_rules_differ(recorded):
         assert np.abs(recorded[f"{one}/parameters"] - recorded[f"{other}/parameters"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_chapter_run_in_float32_matches_pytorch(recorded, splits):
     """After 1,960 float32 steps, parameters agree within 1e-5 and the correct counts differ by at most 2 of 2,038."""
     learner = make_learner(mlp(SIZES), CHAPTER_RULE)
