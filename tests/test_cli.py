@@ -53,6 +53,15 @@ def test_evaluate_gives_the_loss_and_accuracy_of_the_training(run, capsys):
     assert f"mnist must have the classes of {run}, ('7', '3'), got ('0', '1'" in capsys.readouterr().err
 
 
+def test_evaluate_does_not_replace_lost_labels_by_held_out_images(ten, tmp_path, capsys):
+    shutil.copytree(ten.parent, tmp_path / "ten")
+    (tmp_path / "ten" / "t10k-labels-idx1-ubyte").unlink()
+    file = tmp_path / "ten" / "run" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dataset": str(tmp_path / "ten"), "hold_out": 100}))
+    assert evaluate.main([str(file.parent)]) == 2
+    assert "has no t10k-labels-idx1-ubyte" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_report_holds_the_figures_of_the_training(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -52,7 +52,8 @@ def test_diverged_run_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch,
     assert re.search(r"the loss became (nan|inf) in epoch \d+ at step \d+ of 49 .*at learning rate 0\.1", error)
     assert "encountered in" in error  # the operation
     (file,) = tmp_path.glob("checkpoint-*.safetensors")
-    assert f"the last good state, of epoch {file.stem[11:]}, is in {file}" in error
+    start = f"is in {file}: --init {file} with another --out starts a new run from it"
+    assert f"the last good state, of epoch {file.stem[11:]}, {start}" in error
     state = init_state(jax.random.key(0), recipes.make_learner(recipes.RECIPES["chapter-linear"], 12_396, 2))
     checkpoint = load_checkpoint(file, {"last": state, "best": None})
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(checkpoint.state["last"].params))
