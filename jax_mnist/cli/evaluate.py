@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from ..analysis import interpret
 from ..data.load import class_names, load
-from ..data.registry import HOLD_OUT
+from ..data.registry import NoValidationError
 from ..recipes import Recipe, make_loss, read_data
 from ..runs import load_history, load_run
 from ..training.evaluation import evaluate
@@ -45,13 +45,10 @@ def run(config: EvaluateConfig) -> int:
     held_out = trained.config.get("hold_out", 0)
     try:
         splits = load(dataset, **options)
-    except FileNotFoundError as error:
-        reason = str(error).removesuffix(HOLD_OUT)
-        if reason == str(error):  # something else is missing than the validation part
-            raise
+    except NoValidationError as error:
         if not held_out or dataset != trained.config["dataset"]:
-            raise FileNotFoundError(f"{reason}evaluate needs validation or test images") from error
-        console.print(f"note: {reason}evaluating the images that the run held out")
+            raise FileNotFoundError(f"{error.reason}; evaluate needs validation or test images") from error
+        console.print(f"note: {error.reason}; evaluating the images that the run held out")
         splits, _ = read_data(dataset, held_out, **options)
         if len(splits.train) != trained.config["train_count"]:  # then others would be held out
             raise ValueError(

@@ -24,7 +24,7 @@ from .formats.image_folder import (
 )
 from .formats.tables import Table, find_table, find_tables, read_table, table_classes
 from .formats.unread import describe_directory, describe_file
-from .registry import FAMILY, HOLD_OUT, IDX_SETS, IdxSet, Source
+from .registry import FAMILY, IDX_SETS, IdxSet, NoValidationError, Source
 
 _SAMPLE_CLASSES = ("7", "3")  # the chapter's labels: 1 for a 3, 0 for a 7
 _TFDS = "tfds:"
@@ -266,7 +266,7 @@ def _read_idx_set(files: IdxFiles, with_valid: bool, source: Source | None = Non
     if not with_valid:
         return [train]
     if not any(find_idx(directory, file) for file in names.valid):
-        raise FileNotFoundError(f"{directory}: has no {names.valid[0]} and {names.valid[1]}; {HOLD_OUT}")
+        raise NoValidationError(f"{directory}: has no {names.valid[0]} and {names.valid[1]}")
     return [train, _read_idx_part(directory, names, names.valid, source)]
 
 

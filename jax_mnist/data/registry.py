@@ -13,8 +13,14 @@ IMAGES_AND_LABELS = {
 BUNDLED = Path(__file__).parent / "bundled"
 DIGITS = tuple("0123456789")
 
-HOLD_OUT = "to validate on training images, give --hold-out N (in Python: hold_out(key, data.load_train(PATH), n))"
-"""The advice for a dataset without validation images."""
+
+class NoValidationError(FileNotFoundError):
+    """A dataset without validation images; `reason` says where they were expected."""
+
+    def __init__(self, reason: str) -> None:
+        advice = "give --hold-out N (in Python: hold_out(key, data.load_train(PATH), n))"
+        super().__init__(f"{reason}; to validate on training images, {advice}")
+        self.reason = reason
 
 
 class IdxSet(NamedTuple):

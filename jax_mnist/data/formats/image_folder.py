@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int, UInt8
 from ...files import name_parse_errors, new_directory
 from ...types import Dataset, Splits
 from ...words import count_of
-from ..registry import HOLD_OUT
+from ..registry import NoValidationError
 
 SIDE = 28
 """Height and width of an image in pixels."""
@@ -99,7 +99,7 @@ def read_folder(
     """
     classes = class_folders(folder)
     if with_valid and folder.valid is None:
-        raise FileNotFoundError(f"{folder.path}: has no folder {', '.join(_VALID[:-1])} or {_VALID[-1]}; {HOLD_OUT}")
+        raise NoValidationError(f"{folder.path}: has no folder {', '.join(_VALID[:-1])} or {_VALID[-1]}")
     parts = [_unwrap(part) for part in (folder.train, folder.valid if with_valid else None) if part is not None]
     listed = [_list_part(part, classes, (folder.valid, *folder.unused)) for part in parts]
     images, notes = read_pictures([file for files, _, _ in listed for file in files], prepare)
@@ -237,9 +237,8 @@ def _list_part(
     if unknown_classes:
         raise ValueError(f"{part}: classes must be among {sorted(classes)}, as in train, got {sorted(unknown_classes)}")
     if not any((part / name).is_dir() for name in classes):  # such as a test set without labels
-        raise FileNotFoundError(
-            f"{part}: has no folder per class, such as {part / classes[0]}; it has {describe_contents(part)}; "
-            f"{HOLD_OUT}"
+        raise NoValidationError(
+            f"{part}: has no folder per class, such as {part / classes[0]}; it has {describe_contents(part)}"
         )
     pictures, labels = [], []
     others = collections.Counter()

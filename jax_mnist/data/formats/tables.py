@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from ...files import name_parse_errors, open_maybe_gzipped
 from ...types import Dataset
 from ...words import count_of
-from ..registry import HOLD_OUT, IDX_SETS, IdxSet
+from ..registry import IDX_SETS, IdxSet, NoValidationError
 from .idx import MAX_BYTES
 from .image_folder import SIDE, list_visible, make_light_on_dark
 
@@ -96,7 +96,7 @@ def read_table(table: Table, *, with_valid: bool = True, prepare: bool = True) -
         parts = [(table.train, *part) for part in arrays]
     if with_valid and len(parts) == 1:
         missing = "labeled test file beside it" if is_csv(table.train) else "validation images, such as x_test, y_test"
-        raise FileNotFoundError(f"{table.train}: has no {missing}; {HOLD_OUT}")
+        raise NoValidationError(f"{table.train}: has no {missing}")
     known = _known_set(table.train)
     datasets, inverted = [], 0
     for file, images, labels in parts:

@@ -16,7 +16,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from ...files import name_parse_errors
 from ...types import Dataset, Splits
-from ..registry import FAMILY, HOLD_OUT, IDX_SETS, IdxSet
+from ..registry import FAMILY, IDX_SETS, IdxSet, NoValidationError
 
 FORMAT = "array_record"
 """The only format that TFDS reads and writes correctly without TensorFlow: Parquet silently drops records."""
@@ -48,9 +48,7 @@ def read_tfds(name: str, data_dir: str | Path | None = None) -> Splits:
     builder = _prepared_builder(name, data_dir)
     valid = next((split for split in ("test", "validation") if split in builder.info.splits), None)
     if valid is None:
-        raise FileNotFoundError(
-            f"tfds:{name}: splits must include test or validation, got {list(builder.info.splits)}; {HOLD_OUT}"
-        )
+        raise NoValidationError(f"tfds:{name}: splits must include test or validation, got {list(builder.info.splits)}")
     return Splits(_read_split(builder, "train"), _read_split(builder, valid))
 
 
