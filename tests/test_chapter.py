@@ -209,7 +209,7 @@ def test_number_of_parameters():
 def accuracies(model, splits, epochs, learning_rate, seeds=20):
     learner = Learner(model, mnist_loss, optax.sgd(learning_rate), shuffle=False)
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    # Unshuffled, each member takes the dataset's order anyway; said so, more of them train at a time.
+    # Without shuffling all members see the same order; with this option more of them train at a time.
     _, history = fit_many(keys, learner, splits, epochs=epochs, same_order=True)
     last = history.accuracy[:, -1]
     print("\n" + summary(last))

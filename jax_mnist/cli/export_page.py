@@ -27,7 +27,7 @@ class ExportPageConfig:
 def run(config: ExportPageConfig) -> int:
     """Export as configured."""
     trained = load_run(config.run)
-    # The page computes in float64 whatever the training multiplied in, so it is compared with the float32 model.
+    # The page computes in float64, whatever precision the training used: compare it with the float32 model.
     recipe = trained.recipe._replace(bfloat16=False)
     model = make_learner(recipe, trained.config["train_count"], len(trained.classes)).model
     export_page(config.page, model, trained.params, trained.classes)
