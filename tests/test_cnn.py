@@ -84,9 +84,8 @@ def test_record_net_has_the_shapes_of_pytorchs_recipe():
     assert params["dense"]["layers"][0]["kernel"].shape == (5 * 5 * 32, 256)  # 28 -> 24 -> 12 -> 10 -> 5
 
 
-@pytest.mark.parametrize(
-    "window", [slow(Window(1, 2, "VALID")), slow(Window(2, 1, "VALID")), Window(2, 3, "VALID")], ids=str
-)
+@pytest.mark.parametrize("window", [Window(1, 2, "VALID"), Window(2, 1, "VALID"), Window(2, 3, "VALID")], ids=str)
+@pytest.mark.slow
 def test_other_platforms_compute_the_same(window):
     drawn = np.random.default_rng(0)
     x, kernel = (jnp.asarray(drawn.normal(size=shape), jnp.float32) for shape in ((3, 19, 17, 5), (4, 2, 3, 6)))

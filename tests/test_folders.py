@@ -335,6 +335,7 @@ def test_commands_prepare_unless_told_not_to(tmp_path, sample, capsys):
     assert "note: " not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_predict_reads_pictures_as_the_run_was_trained(tmp_path, sample, capsys):
     few = sample.valid[::100]
     write_images(tmp_path / "inverted", 255 - few.images, few.labels)

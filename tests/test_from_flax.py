@@ -89,6 +89,7 @@ def test_flax_tutorial_net_trains_unchanged(some_digits):
     assert evaluate(learner, state.params, some_digits.valid).accuracy == pytest.approx(history.accuracy[-1])
 
 
+@pytest.mark.slow
 def test_step_is_that_of_flax(tiny):
     """Without dropout nothing is random, so parameters and statistics are those of NNX's own loop."""
     module = Normed(nnx.Rngs(jax.random.key(3)))

@@ -100,6 +100,7 @@ def test_wrong_labels_are_found(sample, columns, loss_fn):
     assert all(example.label != example.predicted for example in suspects[:10])
 
 
+@pytest.mark.slow
 def test_fields_of_an_interpretation_agree_with_each_other(tiny):
     learner = Learner(flax_mlp((784, 8, 2)), softmax_cross_entropy, ADAM)
     params = learner.model.init(jax.random.key(1))

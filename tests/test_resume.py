@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from marks import slow
 
 from jax_mnist.cli import train
 
@@ -116,7 +115,8 @@ def test_seeds_start_from_the_same_parameters(run, tmp_path):
     assert set(result["accuracies"]) == {float(history_of(run)[-1]["accuracy"])}
 
 
-@pytest.mark.parametrize("has_older_model", [slow(False), True])
+@pytest.mark.parametrize("has_older_model", [False, True])
+@pytest.mark.slow
 def test_of_a_run_that_has_not_ended_the_newest_checkpoint_is_taken(run, tmp_path, capsys, has_older_model):
     if has_older_model:  # of an earlier run in the same directory
         os.utime(run / "model.safetensors", (0, 0))

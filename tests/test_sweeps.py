@@ -104,6 +104,7 @@ def test_each_learning_rate_is_the_fit_at_that_rate(tiny, x64):
             np.testing.assert_allclose(many[0].params[0].weights[i], state.params[0].weights, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_schedule_is_mapped_by_its_peak(tiny):
     shape = optax.cosine_decay_schedule(1.0, 12)
 
